@@ -1,0 +1,27 @@
+//! mdr restores fluorescence micrographs: noisy, blurred, or coarsely sampled along the axis.
+//!
+//! ```text
+//! TIFF/array → Image → normalise → tile → network (tract) → blend → undo normalise → Image → TIFF/array
+//! ```
+//!
+//! One file per arrow; [`restore`](mod@restore) states the order.
+#![deny(unsafe_code)]
+
+pub mod blend;
+pub mod error;
+pub mod image;
+pub mod metrics;
+pub mod model;
+pub mod models;
+pub mod network;
+pub mod normalize;
+pub mod restore;
+pub mod simulate;
+pub mod tiff_io;
+pub mod tiling;
+
+pub use error::{Error, Result};
+pub use image::{Axes, Image, ImageInfo, PixelType, PlaneIndex, PlaneSink, PlaneSource, Shape};
+pub use model::{Facts, Model, Task};
+pub use normalize::Normalization;
+pub use restore::{Progress, RestoreOptions, restore};

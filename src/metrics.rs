@@ -1,0 +1,1 @@
+//! Restored and reference plane → PSNR, SSIM, NRMSE. (stub)

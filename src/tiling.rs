@@ -1,0 +1,1 @@
+//! Integer geometry of tiles. (stub)
