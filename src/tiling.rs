@@ -87,6 +87,19 @@ impl AxisTiling {
         }
     }
 
+    /// As many tiles as this tiling has, made as small as that number allows.
+    pub fn balanced(&self, len: usize, overlap: usize, constraint: Constraint) -> Self {
+        let count = self.spans.len();
+        if count == 1 {
+            return self.clone();
+        }
+        let multiple = constraint.multiple;
+        let shared = overlap.next_multiple_of(multiple).max(2 * constraint.halo.next_multiple_of(multiple));
+        let side = (constraint.padded(len) - shared).div_ceil(count) + shared;
+        let balanced = Self::new(len, side, overlap, constraint);
+        if balanced.spans.len() == count { balanced } else { self.clone() }
+    }
+
     /// Side of the tiles.
     pub fn side(&self) -> usize {
         self.spans[0].read.len()
