@@ -51,9 +51,10 @@ impl FromStr for Task {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|t| t.as_str() == text).ok_or_else(|| {
-            Error::InvalidOption(format!("task {text:?}: expected denoise, axial or super-resolve"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|t| t.as_str() == text)
+            .ok_or_else(|| Error::InvalidOption(format!("task {text:?}: expected denoise, axial or super-resolve")))
     }
 }
 
@@ -121,6 +122,8 @@ impl Facts {
 pub struct Model {
     facts: Facts,
     network: Network,
+    /// `mdr.tile_multiple`, or 1.
+    stated_multiple: usize,
 }
 
 impl Model {
@@ -175,7 +178,8 @@ impl Model {
         let network = Network::from_onnx(name, bytes)?;
         let bad = |message: String| Error::BadModel { name: name.to_owned(), message };
         let facts = facts(name, bytes, &network).map_err(bad)?;
-        Ok(Self { facts, network })
+        let stated_multiple = network.metadata().get("mdr.tile_multiple").and_then(|v| v.trim().parse().ok());
+        Ok(Self { facts, network, stated_multiple: stated_multiple.unwrap_or(1) })
     }
 
     /// The facts.
@@ -186,6 +190,17 @@ impl Model {
     /// The network, to run single tiles: see [`Network::run`].
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Sides and positions of tiles must be multiples of this along Z, Y, X: of the strides, and of
+    /// `mdr.tile_multiple` along the spatial axes of the network.
+    pub fn multiple(&self) -> [usize; 3] {
+        let first = 3 - self.network.spatial_axes();
+        let mut multiple = self.network.field().multiple;
+        for m in &mut multiple[first..] {
+            *m = lcm(*m, self.stated_multiple);
+        }
+        multiple
     }
 
     /// Replaces facts by those of a package around the file.
@@ -278,9 +293,7 @@ fn facts(name: &str, bytes: &[u8], network: &Network) -> std::result::Result<Fac
     let task = match get("task") {
         None => None,
         Some(task) => {
-            Some(task.parse().map_err(|_| {
-                format!("mdr.task is {task:?}; expected denoise, axial or super-resolve")
-            })?)
+            Some(task.parse().map_err(|_| format!("mdr.task is {task:?}; expected denoise, axial or super-resolve"))?)
         }
     };
     let normalization = match get("normalization") {
@@ -288,7 +301,7 @@ fn facts(name: &str, bytes: &[u8], network: &Network) -> std::result::Result<Fac
         Some(json) => {
             let parsed: Normalization =
                 serde_json::from_str(json).map_err(|e| format!("mdr.normalization {json:?}: {e}"))?;
-            check_normalization(&parsed).map_err(|e| format!("mdr.normalization {json:?}: {e}"))?;
+            parsed.check().map_err(|e| format!("mdr.normalization {json:?}: {e}"))?;
             parsed
         }
     };
@@ -317,16 +330,6 @@ fn facts(name: &str, bytes: &[u8], network: &Network) -> std::result::Result<Fac
         source: name.to_owned(),
         sha256: sha256(bytes),
     })
-}
-
-/// Whether a normalisation makes sense.
-pub(crate) fn check_normalization(normalization: &Normalization) -> std::result::Result<(), String> {
-    match *normalization {
-        Normalization::Percentile { low, high } if !(0.0 <= low && low < high && high <= 100.0) => {
-            Err(format!("percentiles {low} and {high}; expected 0 <= low < high <= 100"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Least common multiple.
