@@ -807,8 +807,8 @@ impl Step<'_> {
                 "asymmetric" => j as f64 / factor,
                 _ => return None,
             };
-            // Rounding in tract's f32 may fall on either side of a tie.
-            let slack = 1e-3;
+            // In f32 a place may fall on either side of a whole number, unless the factor is whole.
+            let slack = if den == 1 { 0.0 } else { 1e-3 };
             let widen = if self.node.int("antialias", 0) != 0 { (1.0 / factor).max(1.0) } else { 1.0 };
             let (a, b) = match self.node.string("mode", "nearest") {
                 "nearest" => match self
