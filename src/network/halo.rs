@@ -172,7 +172,7 @@ pub(super) fn analyse(graph: &Graph, channels: usize) -> Check<Analysis> {
                     ));
                 }
                 let phase = (scale[place] - 1) as f64 / scale[place] as f64;
-                let reach = (-spread.low).ceil().max((spread.high + phase).floor()).max(0.0);
+                let reach = (-spread.low).floor().max((spread.high + phase).floor()).max(0.0);
                 halo[place] = reach as usize;
             }
             Field { halo: Some(halo), reason: None, scale, multiple }
