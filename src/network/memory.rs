@@ -6,8 +6,10 @@ use super::graph::{Graph, Node};
 use super::halo::{Trace, Value};
 use std::collections::HashMap;
 
-/// Below this, tract unrolls the patches of a convolution with a small kernel into a matrix.
-const MAX_UNROLLED_BYTES: u64 = 16 << 20;
+/// tract unrolls the patches of a convolution into a matrix where the kernel has fewer elements than this …
+const MIN_LAZY_KERNEL: u64 = 6;
+/// … and the matrix takes fewer bytes than this.
+const MAX_UNROLLED_BYTES: u64 = 4 << 20;
 
 /// Peak bytes of one run.
 pub(super) fn peak_bytes(graph: &Graph, trace: &Trace) -> u64 {
@@ -87,7 +89,7 @@ fn scratch(node: &Node, trace: &Trace) -> u64 {
         "Conv" if weight.len() > 2 && output.len() > 2 => {
             let kernel = product(&weight[2..]);
             let unrolled = 4 * input[1] as u64 * kernel * product(&output[2..]);
-            if kernel == 1 { unrolled } else { unrolled.min(MAX_UNROLLED_BYTES) }
+            if kernel < MIN_LAZY_KERNEL && unrolled < MAX_UNROLLED_BYTES { unrolled } else { 0 }
         }
         // Each element of the input is multiplied with the whole kernel before the products are summed up.
         "ConvTranspose" if weight.len() > 2 && input.len() > 2 => {
