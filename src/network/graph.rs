@@ -370,7 +370,7 @@ fn constant(tensor: &pb::TensorProto) -> Check<Constant> {
         }
     };
     let stored = if !raw.is_empty() {
-        if raw.len() % size == 0 { Some(raw.len() / size) } else { None }
+        if raw.len().is_multiple_of(size) { Some(raw.len() / size) } else { None }
     } else {
         Some(match kind {
             DataType::Float => tensor.float_data.len(),
