@@ -331,6 +331,8 @@ impl Folder {
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        // Some file systems flush a file that is truncated and written again; a new one is faster.
+        let _ = std::fs::remove_file(self.path(name));
         std::fs::write(self.path(name), bytes).unwrap();
         self.path(name)
     }
@@ -578,6 +580,7 @@ fn axes_name_what_the_file_leaves_open() {
     let image = open(&with_text(numbered(6), text), "TCZYX").unwrap();
     assert_eq!(image.info.shape, Shape { t: 1, c: 3, z: 2, y: 1, x: 1 });
     assert_eq!((image.info.axes.as_str(), image.samples), ("TZCYX", vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0]));
+    assert!(matches!(open(&with_text(numbered(6), text), "TYX"), Err(Error::InvalidOption(_))));
     let one = open(&build(&numbered(1), false, false), "TCZYX").unwrap();
     assert_eq!((one.info.axes.as_str(), one.info.shape), ("TCZYX", Shape::plane(1, 1)));
 }
@@ -912,7 +915,8 @@ fn mutated_files_give_an_image_or_an_error() {
     let seeds = seeds();
     let (mut good, mut bad) = (0, 0);
     let start = std::time::Instant::now();
-    for round in 0..6000 {
+    let rounds = std::env::var("MDR_TIFF_MUTATIONS").map_or(6000, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
         let mut bytes = seeds[round % seeds.len()].clone();
         for _ in 0..rng.random_range(1..6) {
             let at = rng.random_range(0..bytes.len());
@@ -942,6 +946,7 @@ fn mutated_files_give_an_image_or_an_error() {
             Ok(image) => {
                 assert_eq!(image.samples.len(), image.info.shape.len());
                 // What was read can be written.
+                let _ = std::fs::remove_file(folder.path("b.tif"));
                 write_tiff(folder.path("b.tif"), &image, true).unwrap();
                 good += 1;
             }
@@ -949,7 +954,7 @@ fn mutated_files_give_an_image_or_an_error() {
         }
     }
     assert!(good > 500 && bad > 500, "{good} read, {bad} refused: mutations too weak or too strong");
-    assert!(start.elapsed().as_secs() < 120);
+    assert!(start.elapsed().as_millis() < 20 * rounds as u128);
 }
 
 #[test]
