@@ -7,6 +7,7 @@
 //! One file per arrow; [`restore`](mod@restore) states the order.
 #![deny(unsafe_code)]
 
+pub mod axial;
 pub mod blend;
 pub mod error;
 pub mod image;
