@@ -14,6 +14,7 @@ pub mod image;
 pub mod metrics;
 pub mod model;
 pub mod models;
+pub mod montage;
 pub mod network;
 pub mod normalize;
 pub mod restore;
