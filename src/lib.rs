@@ -9,6 +9,7 @@
 
 pub mod blend;
 pub mod error;
+pub mod ffi;
 pub mod image;
 pub mod metrics;
 pub mod model;
