@@ -51,7 +51,7 @@ fn every_parameter_is_documented() {
 fn compile(compiler: &str, standard: &str, source: &Path) {
     run(Command::new(compiler)
         .args([standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"])
-        .args((compiler == "gcc").then_some("-Wstrict-prototypes"))
+        .args((compiler == "cc").then_some("-Wstrict-prototypes"))
         .arg("-I")
         .arg(repository("include"))
         .arg(source));
@@ -61,7 +61,7 @@ fn compile(compiler: &str, standard: &str, source: &Path) {
 fn compiles_as_c_and_cpp() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (compiler, standard, name) in
-        [("gcc", "-std=c99", "header.c"), ("gcc", "-std=c17", "header.c"), ("g++", "-std=c++11", "header.cpp")]
+        [("cc", "-std=c99", "header.c"), ("cc", "-std=c17", "header.c"), ("c++", "-std=c++11", "header.cpp")]
     {
         if available(compiler, "compiling mdr.h") {
             let source = folder.path().join(name);
@@ -126,10 +126,10 @@ fn two_generators_agree() {
          int main(void) {{ return 0; }}\n"
     );
 
-    if available("gcc", "comparing the layouts of two generators") {
+    if available("cc", "comparing the layouts of two generators") {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("witness.c");
         fs::write(&path, source).expect("witness.c");
-        compile("gcc", "-std=c11", &path);
+        compile("cc", "-std=c11", &path);
     }
 }
