@@ -10,6 +10,7 @@
 pub mod axial;
 pub mod blend;
 pub mod error;
+pub mod ffi;
 pub mod image;
 pub mod metrics;
 pub mod model;
