@@ -39,6 +39,11 @@ impl Axes {
         self.0.contains(axis)
     }
 
+    /// The same axes less one letter.
+    pub fn without(&self, axis: char) -> Self {
+        Self(self.0.replace(axis, ""))
+    }
+
     /// The same axes in the engine's order, `TCZYX`.
     pub fn sorted(&self) -> Self {
         Self("TCZYX".chars().filter(|&c| self.contains(c)).collect())
@@ -294,6 +299,11 @@ impl Image {
         Ok(image)
     }
 
+    /// A source of these planes that leaves the image as it is.
+    pub fn as_source(&self) -> impl PlaneSource + '_ {
+        Borrowed(self)
+    }
+
     /// Samples of one plane.
     pub fn plane(&self, index: PlaneIndex) -> &[f32] {
         &self.samples[self.range(index)]
@@ -307,13 +317,15 @@ impl Image {
     }
 }
 
-impl PlaneSource for Image {
+struct Borrowed<'a>(&'a Image);
+
+impl PlaneSource for Borrowed<'_> {
     fn info(&self) -> &ImageInfo {
-        &self.info
+        &self.0.info
     }
 
     fn read_plane(&mut self, index: PlaneIndex, samples: &mut [f32]) -> Result<()> {
-        samples.copy_from_slice(self.plane(index));
+        samples.copy_from_slice(self.0.plane(index));
         Ok(())
     }
 }

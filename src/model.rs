@@ -64,6 +64,11 @@ impl Model {
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
+    /// What sides of tiles must be a multiple of, along Z, Y, X: the file's `mdr.tile_multiple` and the graph's own,
+    /// their least common multiple.
+    pub fn multiple(&self) -> [usize; 3] {
+        todo!()
+    }
     pub(crate) fn network(&self) -> &Network {
         &self.network
     }

@@ -29,6 +29,10 @@ impl Network {
     pub fn field(&self) -> &halo::Field {
         todo!()
     }
+    /// The only side that the graph accepts along Z, Y, X, where it is fixed.
+    pub fn fixed(&self) -> [Option<usize>; 3] {
+        todo!()
+    }
     /// Bytes that one run on a tile of Z, Y, X pixels needs at its peak (an estimate from the graph).
     pub fn memory_bytes(&self, tile: [usize; 3]) -> u64 {
         todo!()
