@@ -7,6 +7,7 @@
 //! One file per arrow; [`restore`](mod@restore) states the order.
 #![deny(unsafe_code)]
 
+pub mod axial;
 pub mod blend;
 pub mod error;
 pub mod ffi;
@@ -14,6 +15,7 @@ pub mod image;
 pub mod metrics;
 pub mod model;
 pub mod models;
+pub mod montage;
 pub mod network;
 pub mod normalize;
 pub mod restore;

@@ -57,9 +57,10 @@ struct Restore {
     /// File to write; a folder where there are several inputs
     #[arg(short, long)]
     output: PathBuf,
-    /// What to restore, with the built-in model for it
-    #[arg(long, value_parser = clap::value_parser!(Task), default_value = "denoise")]
-    task: Task,
+    /// What to restore: denoise, axial or super-resolve, with the built-in model for it [default: what MODEL is
+    /// for, or denoise]
+    #[arg(long)]
+    task: Option<Task>,
     /// An .onnx file or a bioimage.io package to use instead of the built-in model
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
@@ -214,7 +215,7 @@ impl Restore {
         let pairs = self.pairs(to_folder)?;
         let model = match &self.model {
             Some(path) => Model::load(path)?,
-            None => Model::builtin(self.task)?,
+            None => Model::builtin(self.task.unwrap_or(Task::Denoise))?,
         };
         if to_folder {
             std::fs::create_dir_all(&self.output).map_err(|source| Error::io(&self.output, source))?;
@@ -227,7 +228,11 @@ impl Restore {
                 Err(error) => {
                     failed += 1;
                     let text = error.to_string();
-                    let place = if text.contains(&*input.to_string_lossy()) { String::new() } else { format!("{}: ", input.display()) };
+                    let place = if text.contains(&*input.to_string_lossy()) {
+                        String::new()
+                    } else {
+                        format!("{}: ", input.display())
+                    };
                     eprintln!("mdr: {place}{text}");
                 }
             }
@@ -275,6 +280,7 @@ impl Restore {
             pixel_size_um: self.pixel_size,
             z_step_um: self.z_step,
             normalization: self.normalization,
+            task: self.task,
         };
         let axes = self.axes.as_deref().map(Axes::parse).transpose()?;
         let mut source = TiffReader::open(input, axes.as_ref())?;
@@ -386,7 +392,8 @@ impl Evaluate {
             let name = if folders { name.display().to_string() } else { self.restored.display().to_string() };
             all.push((name, scores));
         }
-        let mean = Scores::mean(&all.iter().map(|(_, scores)| *scores).collect::<Vec<_>>()).expect("at least one image");
+        let mean =
+            Scores::mean(&all.iter().map(|(_, scores)| *scores).collect::<Vec<_>>()).expect("at least one image");
         if self.json {
             let images: serde_json::Map<_, _> =
                 all.into_iter().map(|(name, scores)| (name, serde_json::json!(scores))).collect();
@@ -412,7 +419,12 @@ impl Evaluate {
         for other in std::iter::once(&reference_image).chain(&input) {
             if other.info.shape != image.info.shape {
                 return Err(Error::ShapeMismatch {
-                    expected: format!("{} with the shape of {}: {:?}", reference.display(), restored.display(), image.info.shape),
+                    expected: format!(
+                        "{} with the shape of {}: {:?}",
+                        reference.display(),
+                        restored.display(),
+                        image.info.shape
+                    ),
                     found: format!("{:?}", other.info.shape),
                 });
             }
