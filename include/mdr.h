@@ -10,7 +10,7 @@
  * - Parameters stand in the order handle, inputs, outputs. No pointer may be NULL unless its description says so.
  *   Every pointer must be aligned for its type. What can be detected of a wrong pointer (NULL, misaligned, input
  *   and output overlapping) is refused with MDR_STATUS_INVALID_ARGUMENT.
- * - `mdr_last_error` says in one line what went wrong in this thread's last call.
+ * - `mdr_last_error` says in one line what went wrong in this thread's last call that returned a status.
  * - A model is opaque. `mdr_model_free` frees it; freeing NULL is fine. It never changes once it is loaded:
  *   several threads may use one at the same time, and the last of them frees it.
  * - The caller allocates pixel and text buffers. The library returns no memory but models, and keeps no pointer
@@ -26,8 +26,9 @@
  *   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes; "channel": the one channel to
  *   restore, from 0; "pixel_size_um" and "z_step_um": calibration in micrometres, which axial restoration needs;
  *   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}.
- * - No panic, abort or C++ exception leaves the library, it installs no signal handler and keeps no state between
- *   calls but each thread's last error. A callback must return: no exception and no longjmp may leave it.
+ * - No panic leaves the library: it becomes MDR_STATUS_INTERNAL. The library installs no signal handler and keeps no
+ *   state between calls but each thread's last error. A callback must return: no exception and no longjmp may leave
+ *   it.
  * - Before anything else compare `mdr_abi_version()` with MDR_ABI_VERSION: where they differ, the library at hand is
  *   not the one that this header describes.
  *
@@ -281,8 +282,8 @@ MdrPixelType_t;
  *  from `input`, which is the sample of index 0 along every axis; NULL if there are no gaps and the last axis runs
  *  fastest.
  *  `options`: JSON object; may be NULL.
- *  `progress`: called in the calling thread after every tile with the tiles done, the tiles in all, and `user`; 0
- *  cancels, anything else goes on; may be NULL.
+ *  `progress`: called in the calling thread, at the start and after every tile, with the tiles done, the tiles in all,
+ *  and `user`; 0 cancels, anything else goes on; may be NULL.
  *  `user`: handed to `progress`; may be NULL.
  *  `output`: receives the result without gaps, axes in the order of `axes`, lengths of `mdr_output_shape`; must not
  *  overlap `input`, the gaps between its samples included.

@@ -22,8 +22,16 @@ const BUFFER_TOO_SMALL: i32 = 2;
 const SHAPE_MISMATCH: i32 = 3;
 const INVALID_OPTION: i32 = 4;
 const NAMES: [&str; 10] = [
-    "Ok", "InvalidArgument", "BufferTooSmall", "ShapeMismatch", "InvalidOption", "BadModel", "Io", "Inference",
-    "Cancelled", "Internal",
+    "Ok",
+    "InvalidArgument",
+    "BufferTooSmall",
+    "ShapeMismatch",
+    "InvalidOption",
+    "BadModel",
+    "Io",
+    "Inference",
+    "Cancelled",
+    "Internal",
 ];
 const F32: i32 = 3;
 
@@ -364,8 +372,18 @@ impl Call {
         // SAFETY: the tests below pass buffers of the right size, or such as the library refuses unread.
         unsafe {
             (API.mdr_restore)(
-                self.model, self.input, self.input_type, self.axes.as_ptr(), self.shape.as_ptr(), self.strides,
-                self.options, None, null_mut(), self.output, self.output_type, self.output_len,
+                self.model,
+                self.input,
+                self.input_type,
+                self.axes.as_ptr(),
+                self.shape.as_ptr(),
+                self.strides,
+                self.options,
+                None,
+                null_mut(),
+                self.output,
+                self.output_type,
+                self.output_len,
             )
         }
     }
@@ -424,6 +442,7 @@ fn restore_refuses_wrong_buffers() {
     refused(Call { output_len: 15, ..call() }.run(), SHAPE_MISMATCH, "16");
     refused(Call { output_len: 17, ..call() }.run(), SHAPE_MISMATCH, "16");
     refused(Call { options: c"{".as_ptr(), ..call() }.run(), INVALID_OPTION, "options");
+    refused(Call { options: c"[8]".as_ptr(), ..call() }.run(), INVALID_OPTION, "options");
     assert_eq!(call().run(), OK, "{}", last_error());
 }
 

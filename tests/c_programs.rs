@@ -54,7 +54,8 @@ fn works(compiler: &str, standard: &str, source: &str) {
 
     if available("valgrind", &format!("{source} under valgrind")) {
         let valgrind = ["--quiet", "--leak-check=full", "--error-exitcode=1"];
-        run(Command::new("valgrind").args(valgrind).arg(&program).arg(&model));
+        let known = format!("--suppressions={}", repository("tests/c/valgrind.supp").display());
+        run(Command::new("valgrind").args(valgrind).arg(known).arg(&program).arg(&model));
     }
 }
 

@@ -3,14 +3,13 @@
 //!
 //! Run with `cargo test --features headers --test header`; `MDR_BLESS=1` rewrites the header.
 
-#[path = "common/tools.rs"]
-mod tools;
+mod common;
 
+use common::tools::{available, repository, run};
 use mdr::ffi::{MDR_ABI_VERSION, header};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use tools::{available, repository, run};
 
 #[test]
 fn committed_header_is_current() {

@@ -79,7 +79,10 @@ unsafe fn options(json: *const c_char) -> Result<RestoreOptions, Failure> {
     }
     // SAFETY: the caller's promise.
     let json = unsafe { text(json, "options") }?;
-    serde_json::from_str(json).map_err(|error| Error::InvalidOption(format!("options: {error}")).into())
+    // By way of a map, since a struct could be read from an array too, which the header does not offer.
+    serde_json::from_str(json)
+        .and_then(|object: serde_json::Map<_, _>| serde_json::from_value(object.into()))
+        .map_err(|error| Error::InvalidOption(format!("options: {error}")).into())
 }
 
 /// Writes `value` as JSON by the rule for text buffers.

@@ -22,7 +22,7 @@ int main(int argc, char **argv)
     MdrStatus_t status;
 
     for (i = 0; noisy != NULL && i < shape[0] * shape[1]; i++)
-        noisy[i] = (uint16_t)(100 + 400 * (i / shape[1] / 16 % 2) + rand() % 100); /* stripes and noise */
+        noisy[i] = (uint16_t)(100 + 400 * (i / shape[1] / 16 % 2) + (size_t)rand() % 100); /* stripes, noise */
 
     if (mdr_abi_version() != MDR_ABI_VERSION)
         return 2; /* not the library that mdr.h describes */
