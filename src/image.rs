@@ -39,6 +39,11 @@ impl Axes {
         self.0.contains(axis)
     }
 
+    /// The same axes less one letter.
+    pub fn without(&self, axis: char) -> Self {
+        Self(self.0.replace(axis, ""))
+    }
+
     /// The same axes in the engine's order, `TCZYX`.
     pub fn sorted(&self) -> Self {
         Self("TCZYX".chars().filter(|&c| self.contains(c)).collect())
@@ -93,6 +98,16 @@ impl PixelType {
             Self::U16 | Self::I16 => 2,
             Self::U32 | Self::I32 | Self::F32 => 4,
             Self::F64 => 8,
+        }
+    }
+
+    /// The value of this type that stands for `sample`: integers are rounded, halves away from zero, and clamped;
+    /// NaN becomes 0. Floats stay as they are.
+    pub fn nearest(self, sample: f32) -> f64 {
+        match self.range() {
+            Some(_) if sample.is_nan() => 0.0,
+            Some((low, high)) => f64::from(sample).round().clamp(low, high),
+            None => sample.into(),
         }
     }
 }
@@ -294,6 +309,11 @@ impl Image {
         Ok(image)
     }
 
+    /// A source of these planes that leaves the image as it is.
+    pub fn as_source(&self) -> impl PlaneSource + '_ {
+        Borrowed(self)
+    }
+
     /// Samples of one plane.
     pub fn plane(&self, index: PlaneIndex) -> &[f32] {
         &self.samples[self.range(index)]
@@ -307,13 +327,15 @@ impl Image {
     }
 }
 
-impl PlaneSource for Image {
+struct Borrowed<'a>(&'a Image);
+
+impl PlaneSource for Borrowed<'_> {
     fn info(&self) -> &ImageInfo {
-        &self.info
+        &self.0.info
     }
 
     fn read_plane(&mut self, index: PlaneIndex, samples: &mut [f32]) -> Result<()> {
-        samples.copy_from_slice(self.plane(index));
+        samples.copy_from_slice(self.0.plane(index));
         Ok(())
     }
 }

@@ -1,12 +1,20 @@
-//! Intensities of the source → the scale on which networks were trained, and back. (stub: signatures)
-use serde::{Deserialize, Serialize};
+//! Intensities of the source → the scale on which networks were trained, and back. Statistics are taken over all
+//! finite samples of one channel, over the whole image, stack or series: never per tile or plane, which would change
+//! intensities from one to the next.
+//!
+//! Percentiles are exact and need no copy of the image: the bits of an f32 sort like an integer, so one pass counts
+//! the upper 16 bits and a second one the lower 16 bits of the few values that matter.
 
-/// How intensities are brought to the scale of the network; statistics are taken over all finite samples of one
-/// channel of the whole image or stack.
+use crate::{Error, PlaneIndex, PlaneSource, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How intensities are brought to the scale of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Normalization {
-    /// `low` and `high` percentile (0–100) become 0 and 1; nothing is clipped.
+    /// `low` and `high` percentile (0–100) become 0 and 1; nothing is clipped. Where the two coincide, minimum and
+    /// maximum take their place.
     Percentile {
         /// Percentile that becomes 0.
         low: f64,
@@ -17,4 +25,253 @@ pub enum Normalization {
     MeanStd,
     /// Samples are passed on as they are.
     None,
+}
+
+/// A normalisation with its numbers: `normalised = (sample - offset) / range`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fitted {
+    offset: f64,
+    /// 0 for a constant channel, which becomes 0 and is given back exactly.
+    range: f64,
+}
+
+impl Normalization {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] unless `0 <= low < high <= 100`.
+    pub fn check(&self) -> Result<()> {
+        match *self {
+            Self::Percentile { low, high } if !(0.0 <= low && low < high && high <= 100.0) => {
+                Err(Error::InvalidOption(format!(
+                    "percentiles {low} and {high}: expected 0 <= low < high <= 100, such as 2 and 99.8"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the statistics of one channel of a source. `go_on` is asked before every plane.
+    ///
+    /// # Errors
+    /// Those of the source, and [`Error::Cancelled`] where `go_on` returns `false`.
+    pub fn fit(&self, source: &mut dyn PlaneSource, channel: usize, go_on: &mut dyn FnMut() -> bool) -> Result<Fitted> {
+        let mut samples = Samples::new(source, channel, go_on);
+        match *self {
+            Self::None => Ok(Fitted { offset: 0.0, range: 1.0 }),
+            Self::MeanStd => {
+                let (mut count, mut sum) = (0u64, 0.0);
+                samples.visit(|value| {
+                    count += 1;
+                    sum += f64::from(value);
+                })?;
+                let mean = if count == 0 { 0.0 } else { sum / count as f64 };
+                let mut squares = 0.0;
+                samples.visit(|value| squares += (f64::from(value) - mean).powi(2))?;
+                let range = if count == 0 { 0.0 } else { (squares / count as f64).sqrt() };
+                Ok(Fitted { offset: mean, range })
+            }
+            Self::Percentile { low, high } => {
+                let [low, high, min, max] = samples.percentiles([low, high, 0.0, 100.0])?;
+                let (low, high) = if high > low { (low, high) } else { (min, max) };
+                Ok(Fitted { offset: low, range: high - low })
+            }
+        }
+    }
+}
+
+impl Fitted {
+    /// Normalises samples in place.
+    pub fn apply(&self, samples: &mut [f32]) {
+        let factor = if self.range > 0.0 { 1.0 / self.range } else { 0.0 };
+        for sample in samples {
+            *sample = ((f64::from(*sample) - self.offset) * factor) as f32;
+        }
+    }
+
+    /// Takes samples back to the intensities of the source, in place.
+    pub fn undo(&self, samples: &mut [f32]) {
+        for sample in samples {
+            *sample = (f64::from(*sample) * self.range + self.offset) as f32;
+        }
+    }
+}
+
+/// The finite samples of one channel, plane by plane, as often as needed.
+struct Samples<'a> {
+    source: &'a mut dyn PlaneSource,
+    channel: usize,
+    go_on: &'a mut dyn FnMut() -> bool,
+    plane: Vec<f32>,
+}
+
+impl<'a> Samples<'a> {
+    fn new(source: &'a mut dyn PlaneSource, channel: usize, go_on: &'a mut dyn FnMut() -> bool) -> Self {
+        Self { source, channel, go_on, plane: Vec::new() }
+    }
+
+    fn visit(&mut self, mut each: impl FnMut(f32)) -> Result<()> {
+        let shape = self.source.info().shape;
+        self.plane.resize(shape.plane_len(), 0.0);
+        for t in 0..shape.t {
+            for z in 0..shape.z {
+                if !(self.go_on)() {
+                    return Err(Error::Cancelled);
+                }
+                self.source.read_plane(PlaneIndex { t, c: self.channel, z }, &mut self.plane)?;
+                self.plane.iter().copied().filter(|value| value.is_finite()).for_each(&mut each);
+            }
+        }
+        Ok(())
+    }
+
+    /// Percentiles with linear interpolation between neighbours, as numpy's; zeros where no sample is finite.
+    fn percentiles<const N: usize>(&mut self, percents: [f64; N]) -> Result<[f64; N]> {
+        let mut upper = vec![0u64; 1 << 16];
+        self.visit(|value| upper[usize::from((sortable(value) >> 16) as u16)] += 1)?;
+        let count: u64 = upper.iter().sum();
+        if count == 0 {
+            return Ok([0.0; N]);
+        }
+        let position = percents.map(|percent| percent / 100.0 * (count - 1) as f64);
+        let ranks = |position: f64| [position.floor() as u64, position.ceil() as u64];
+        let mut lower: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for rank in position.into_iter().flat_map(ranks) {
+            lower.entry(locate(&upper, rank).0).or_insert_with(|| vec![0; 1 << 16]);
+        }
+        self.visit(|value| {
+            let key = sortable(value);
+            if let Some(counts) = lower.get_mut(&((key >> 16) as usize)) {
+                counts[(key & 0xffff) as usize] += 1;
+            }
+        })?;
+        let value = |rank: u64| {
+            let (high, rest) = locate(&upper, rank);
+            let (low, _) = locate(&lower[&high], rest);
+            f64::from(unsortable((high as u32) << 16 | low as u32))
+        };
+        Ok(position.map(|position| {
+            let [below, above] = ranks(position).map(value);
+            below + (above - below) * position.fract()
+        }))
+    }
+}
+
+/// The slot of `counts` that holds the value of this rank, and its rank within the slot.
+fn locate(counts: &[u64], mut rank: u64) -> (usize, u64) {
+    for (slot, &count) in counts.iter().enumerate() {
+        if rank < count {
+            return (slot, rank);
+        }
+        rank -= count;
+    }
+    (counts.len() - 1, 0)
+}
+
+/// Bits of a finite f32, changed such that they sort as the values do.
+fn sortable(value: f32) -> u32 {
+    let bits = value.to_bits();
+    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
+}
+
+fn unsortable(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Image, ImageInfo, PixelType, Shape};
+
+    fn image(samples: Vec<f32>) -> Image {
+        Image::from_plane(1, samples.len(), samples).expect("length fits")
+    }
+
+    fn fit(normalization: Normalization, samples: &[f32]) -> Fitted {
+        normalization.fit(&mut image(samples.to_vec()), 0, &mut || true).expect("in memory")
+    }
+
+    /// Against sorting, on values of all signs and sizes.
+    #[test]
+    fn percentiles_equal_those_of_sorted_values() {
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        for len in [1, 2, 3, 10, 1000] {
+            let samples: Vec<f32> =
+                (0..len).map(|_| (random() as f32 - 8e6) * 10f32.powi(random() as i32 % 9)).collect();
+            let mut sorted = samples.clone();
+            sorted.sort_by(f32::total_cmp);
+            let percents = [0.0, 2.0, 37.5, 99.8, 100.0];
+            let mut source = image(samples);
+            let found = Samples::new(&mut source, 0, &mut || true).percentiles(percents).expect("in memory");
+            for (percent, found) in percents.into_iter().zip(found) {
+                let position = percent / 100.0 * (len - 1) as f64;
+                let (below, above) = (sorted[position as usize], sorted[position.ceil() as usize]);
+                let expected = f64::from(below) + (f64::from(above) - f64::from(below)) * position.fract();
+                assert!((found - expected).abs() <= 1e-9 * expected.abs(), "{percent}: {found} for {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn undo_takes_back_apply() {
+        let samples: Vec<f32> = (0..500).map(|i| 100.0 + (i * i % 977) as f32).collect();
+        let kinds = [Normalization::Percentile { low: 2.0, high: 99.8 }, Normalization::MeanStd, Normalization::None];
+        for normalization in kinds {
+            let fitted = fit(normalization, &samples);
+            let mut there_and_back = samples.clone();
+            fitted.apply(&mut there_and_back);
+            fitted.undo(&mut there_and_back);
+            assert!(samples.iter().zip(&there_and_back).all(|(a, b)| (a - b).abs() < 1e-3), "{normalization:?}");
+        }
+        let mut samples = samples;
+        let fitted = fit(Normalization::MeanStd, &samples);
+        fitted.apply(&mut samples);
+        let mean: f32 = samples.iter().sum::<f32>() / 500.0;
+        assert!(mean.abs() < 1e-5);
+        assert!((samples.iter().map(|s| s * s).sum::<f32>() / 500.0 - 1.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn a_constant_channel_comes_back_exactly() {
+        for normalization in [Normalization::Percentile { low: 2.0, high: 99.8 }, Normalization::MeanStd] {
+            let fitted = fit(normalization, &[7.25; 64]);
+            let mut samples = vec![7.25; 4];
+            fitted.apply(&mut samples);
+            assert_eq!(samples, [0.0; 4]);
+            samples = vec![0.3; 4];
+            fitted.undo(&mut samples);
+            assert_eq!(samples, [7.25; 4]);
+        }
+    }
+
+    #[test]
+    fn a_few_bright_pixels_on_nothing_still_have_a_range() {
+        let mut samples = vec![0.0; 100_000];
+        samples[5] = 50.0;
+        let fitted = fit(Normalization::Percentile { low: 2.0, high: 99.8 }, &samples);
+        assert_eq!(fitted, Fitted { offset: 0.0, range: 50.0 });
+    }
+
+    #[test]
+    fn what_is_not_finite_does_not_count() {
+        let samples = [1.0, f32::NAN, 3.0, f32::INFINITY, 2.0, f32::NEG_INFINITY];
+        let fitted = fit(Normalization::Percentile { low: 0.0, high: 100.0 }, &samples);
+        assert_eq!(fitted, Fitted { offset: 1.0, range: 2.0 });
+        assert_eq!(fit(Normalization::MeanStd, &[f32::NAN]).range, 0.0);
+        assert_eq!(fit(Normalization::Percentile { low: 0.0, high: 100.0 }, &[f32::NAN]).range, 0.0);
+    }
+
+    #[test]
+    fn each_channel_has_its_own_statistics() {
+        let info = ImageInfo::new(Shape { t: 1, c: 2, z: 2, y: 1, x: 2 }, PixelType::F32);
+        let mut image = Image::new(info, vec![0.0, 1.0, 2.0, 4.0, 10.0, 20.0, 30.0, 50.0]).expect("length fits");
+        let whole = Normalization::Percentile { low: 0.0, high: 100.0 };
+        assert_eq!(whole.fit(&mut image, 0, &mut || true).expect("ok"), Fitted { offset: 0.0, range: 4.0 });
+        assert_eq!(whole.fit(&mut image, 1, &mut || true).expect("ok"), Fitted { offset: 10.0, range: 40.0 });
+        assert!(matches!(whole.fit(&mut image, 1, &mut || false), Err(Error::Cancelled)));
+    }
 }

@@ -1,17 +1,39 @@
-//! The order of restoration. (stub: signatures)
-#![allow(unused)]
-use crate::{Error, Image, ImageInfo, Model, Normalization, PlaneSink, PlaneSource, Result};
-use serde::{Deserialize, Serialize};
+//! The order of restoration, nothing else: planes → normalise → tile → network → blend → undo → planes.
+//!
+//! The calling thread reads, blends and writes; workers run the network on one tile each. A [`Unit`] is what one
+//! canvas holds: a plane for a 2-D network, the stack of a time point for a 3-D one. Few units are under way at once,
+//! so memory stays bounded however many planes there are. Tiles are blended in their order, so the result is the same
+//! bit for bit for any number of threads.
+//!
+//! For the task `axial` the planes are XZ and YZ slices of the stack, which [`axial`](crate::axial) cuts and averages.
+//!
+//! NaN and infinite pixels are restored around: for the network the nearest finite pixel of the row takes their place,
+//! and in the result they are what they were.
 
-/// Options of one restoration; `Default` is right for nearly all.
+use crate::axial;
+use crate::blend::Canvas;
+use crate::model::Task;
+use crate::normalize::Fitted;
+use crate::tiling::{AxisTiling, Constraint, reflect};
+use crate::{
+    Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+/// Options of one restoration; `Default` is right for nearly all. As JSON: an object with these names, all optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestoreOptions {
-    /// Side in pixels of the tiles that the network sees; chosen from the memory limit where `None`.
+    /// Side in pixels of the tiles that the network sees, raised where the network's field needs more; chosen for
+    /// speed within the memory limit where `None`.
     pub tile: Option<usize>,
-    /// Pixels that neighbouring tiles share; never less than the network's field needs. `None`: just that.
+    /// Pixels that neighbouring tiles share, raised to what the network's field needs; what goes beyond that is
+    /// blended. `None`: just what is needed.
     pub overlap: Option<usize>,
-    /// Threads; `None`: as many as there are processors.
+    /// Threads that run the network; `None`: as many as there are processors.
     pub threads: Option<usize>,
     /// Bound on the working memory in MB (2^20 bytes); `None`: 2048.
     pub memory_limit_mb: Option<u64>,
@@ -23,7 +45,19 @@ pub struct RestoreOptions {
     pub z_step_um: Option<f64>,
     /// Replaces the model's normalisation.
     pub normalization: Option<Normalization>,
+    /// Replaces the model's task, for models that do not name theirs.
+    pub task: Option<Task>,
 }
+
+impl RestoreOptions {
+    /// The task of a run with `model`.
+    fn task(&self, model: &Model) -> Option<Task> {
+        self.task.or(model.facts().task)
+    }
+}
+
+/// The default of [`RestoreOptions::memory_limit_mb`].
+pub const DEFAULT_MEMORY_LIMIT_MB: u64 = 2048;
 
 /// How far a restoration is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +68,7 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// Called from the calling thread after every tile; returning `false` cancels.
+/// Called from the calling thread, at the start and after every tile; returning `false` cancels.
 pub type OnProgress<'a> = &'a mut dyn FnMut(Progress) -> bool;
 
 /// What the result will be: shape, pixel size, provenance; pixel type F32.
@@ -42,21 +76,71 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(Progress) -> bool;
 /// # Errors
 /// Where image, model and options do not fit.
 pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<ImageInfo> {
-    todo!()
+    let facts = model.facts();
+    options.normalization.as_ref().map_or(Ok(()), Normalization::check)?;
+    let positive = |name: &str, value: Option<f64>| match value {
+        Some(value) if !(value.is_finite() && value > 0.0) => {
+            Err(Error::InvalidOption(format!("{name} {value}: expected a length in µm above 0")))
+        }
+        _ => Ok(value),
+    };
+    for (name, value) in [("tile", options.tile), ("threads", options.threads)] {
+        if value == Some(0) {
+            return Err(Error::InvalidOption(format!("{name} 0: expected at least 1, or auto")));
+        }
+    }
+    if options.memory_limit_mb == Some(0) {
+        return Err(Error::InvalidOption("memory limit 0: expected at least 1 MB".into()));
+    }
+    let mut info = input.clone();
+    if input.shape.is_empty() {
+        return Err(Error::ShapeMismatch {
+            expected: "an image with at least one pixel".into(),
+            found: format!("{:?}", input.shape),
+        });
+    }
+    if let Some(channel) = options.channel {
+        if channel >= input.shape.c {
+            return Err(Error::InvalidOption(format!(
+                "channel {channel}: the image has {} (numbered from 0)",
+                input.shape.c
+            )));
+        }
+        info.shape.c = 1;
+        info.axes = info.axes.without('C');
+        info.extra.imagej_metadata = if input.shape.c == 1 { info.extra.imagej_metadata } else { None };
+    }
+    if facts.channels != 1 && facts.channels != info.shape.c {
+        return Err(Error::ShapeMismatch {
+            expected: format!("{} channels, which this model restores together", facts.channels),
+            found: format!("{} (axes {})", info.shape.c, info.axes),
+        });
+    }
+    let [z, y, x] = model.network().field().scale;
+    info.shape = Shape { z: info.shape.z * z, y: info.shape.y * y, x: info.shape.x * x, ..info.shape };
+    info.pixel_type = PixelType::F32;
+    info.pixel_size_um = positive("pixel size", options.pixel_size_um)?.or(input.pixel_size_um).map(|s| s / x as f64);
+    info.z_step_um = positive("z step", options.z_step_um)?.or(input.z_step_um).map(|s| s / z as f64);
+    if let Some(Task::Axial) = options.task(model) {
+        axial::resample_info(&mut info, [z, y, x])?;
+    }
+    let note = Provenance {
+        mdr: env!("CARGO_PKG_VERSION"),
+        model: &facts.name,
+        sha256: &facts.sha256,
+        options: RestoreOptions { threads: None, memory_limit_mb: None, ..options.clone() },
+    };
+    info.provenance = serde_json::to_string(&note).expect("a struct of strings and numbers is JSON");
+    Ok(info)
 }
 
-/// Restores plane by plane.
-///
-/// # Errors
-/// Those of source and sink, `Error::Inference`, `Error::Cancelled`, and where image, model and options do not fit.
-pub fn restore_planes(
-    model: &Model,
-    source: &mut dyn PlaneSource,
-    sink: &mut dyn PlaneSink,
-    options: &RestoreOptions,
-    progress: OnProgress,
-) -> Result<()> {
-    todo!()
+/// The note from which a run can be repeated: what influences the pixels, and nothing else.
+#[derive(Serialize)]
+struct Provenance<'a> {
+    mdr: &'a str,
+    model: &'a str,
+    sha256: &'a str,
+    options: RestoreOptions,
 }
 
 /// Restores an image in memory.
@@ -64,5 +148,485 @@ pub fn restore_planes(
 /// # Errors
 /// As [`restore_planes`].
 pub fn restore(model: &Model, image: &Image, options: &RestoreOptions, progress: OnProgress) -> Result<Image> {
-    todo!()
+    let mut restored = Image::zeros(output_info(model, &image.info, options)?);
+    restore_planes(model, &mut image.as_source(), &mut restored, options, progress)?;
+    Ok(restored)
+}
+
+/// Restores plane by plane: a 2-D network visits every plane of T, C, Z. `sink` is to be as [`output_info`] says.
+///
+/// # Errors
+/// Those of source and sink, [`Error::Inference`], [`Error::Cancelled`], and where image, model and options do not
+/// fit.
+pub fn restore_planes(
+    model: &Model,
+    source: &mut dyn PlaneSource,
+    sink: &mut dyn PlaneSink,
+    options: &RestoreOptions,
+    progress: OnProgress,
+) -> Result<()> {
+    let output = output_info(model, source.info(), options)?;
+    if let Some(Task::Axial) = options.task(model) {
+        return axial::restore_stack(model, source, &output, sink, options, progress);
+    }
+    let total = count_tiles(model, source.info(), options)?;
+    let fitted = fit(model, source, options, &mut || progress(Progress { done: 0, total }))?;
+    run(model, source, sink, options, &fitted, progress)
+}
+
+/// How many tiles [`run`] will run.
+pub(crate) fn count_tiles(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<u64> {
+    Ok(Plan::new(model, input, options)?.total())
+}
+
+/// Takes the statistics of every channel to be restored, in their order. `go_on` is asked before every plane.
+pub(crate) fn fit(
+    model: &Model,
+    source: &mut dyn PlaneSource,
+    options: &RestoreOptions,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Vec<Fitted>> {
+    let normalization = options.normalization.unwrap_or(model.facts().normalization);
+    channels(source.info(), options).into_iter().map(|channel| normalization.fit(source, channel, go_on)).collect()
+}
+
+/// Channels of the source that are restored.
+fn channels(input: &ImageInfo, options: &RestoreOptions) -> Vec<usize> {
+    options.channel.map_or((0..input.shape.c).collect(), |channel| vec![channel])
+}
+
+/// Restores plane by plane with normalisations that are fitted already.
+pub(crate) fn run(
+    model: &Model,
+    source: &mut dyn PlaneSource,
+    sink: &mut dyn PlaneSink,
+    options: &RestoreOptions,
+    fitted: &[Fitted],
+    progress: OnProgress,
+) -> Result<()> {
+    let plan = Plan::new(model, source.info(), options)?;
+    let mut report = Progress { done: 0, total: plan.total() };
+    let mut go_on = |report: Progress| if progress(report) { Ok(()) } else { Err(Error::Cancelled) };
+    go_on(report)?;
+
+    let stop = AtomicBool::new(false);
+    let (to_workers, jobs) = mpsc::channel::<Job>();
+    let (to_caller, results) = mpsc::channel::<(Job, Result<Vec<f32>>)>();
+    let jobs = Mutex::new(jobs);
+    std::thread::scope(|scope| {
+        for _ in 0..plan.threads {
+            let to_caller = to_caller.clone();
+            let (jobs, stop, plan) = (&jobs, &stop, &plan);
+            scope.spawn(move || {
+                loop {
+                    let job = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
+                    let Ok(job) = job else { return };
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let output = plan.run(model, &job);
+                    if to_caller.send((job, output)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(to_caller);
+        let outcome = (|| {
+            let mut waiting = VecDeque::new();
+            let mut units = plan.units().into_iter();
+            let mut under_way = 0;
+            loop {
+                while under_way < 2 * plan.threads {
+                    let Some(planes) = units.next() else { break };
+                    let unit = Unit::read(&plan, planes, fitted, source)?;
+                    for job in plan.jobs(&unit) {
+                        under_way += 1;
+                        to_workers.send(job).map_err(|_| Error::Inference("all workers have stopped".into()))?;
+                    }
+                    waiting.push_back(Open::new(unit, &plan));
+                }
+                let Some(front) = waiting.front() else { return Ok(()) };
+                if front.is_complete(&plan) {
+                    let open = waiting.pop_front().expect("there is a front");
+                    open.write(&plan, fitted, sink)?;
+                    continue;
+                }
+                let (job, output) =
+                    results.recv().map_err(|_| Error::Inference("a worker stopped without a result".into()))?;
+                under_way -= 1;
+                let open = waiting.iter_mut().find(|open| Arc::ptr_eq(&open.unit, &job.unit));
+                open.expect("a unit stays open until its last tile").take(&plan, job.tile, output?);
+                report.done += 1;
+                go_on(report)?;
+            }
+        })();
+        stop.store(true, Ordering::Relaxed);
+        drop(to_workers);
+        outcome
+    })
+}
+
+/// How an image is cut, decided before the first pixel is read.
+struct Plan {
+    tilings: [AxisTiling; 3],
+    scale: [usize; 3],
+    threads: usize,
+    /// Channels of the source to be restored.
+    channels: Vec<usize>,
+    /// Channels the network takes at once.
+    together: usize,
+    volumetric: bool,
+    shape: Shape,
+}
+
+impl Plan {
+    fn new(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<Self> {
+        let network = model.network();
+        let field = network.field();
+        let shape = input.shape;
+        let volumetric = network.spatial_axes() == 3;
+        let lengths = [if volumetric { shape.z } else { 1 }, shape.y, shape.x];
+        let threads =
+            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).min(1024);
+        let multiple = model.multiple();
+        let fixed = network.fixed();
+        let constraint = |axis: usize| Constraint {
+            halo: field.halo.map_or(0, |halo| halo[axis]),
+            multiple: multiple[axis],
+            fixed: fixed[axis],
+        };
+        let padded = [0, 1, 2].map(|axis| constraint(axis).padded(lengths[axis]));
+        let whole = [0, 1, 2].map(|axis| AxisTiling::whole(lengths[axis], constraint(axis)));
+
+        let mut plan = Self {
+            tilings: whole,
+            scale: field.scale,
+            threads: 1,
+            together: model.facts().channels,
+            volumetric,
+            shape,
+            channels: channels(input, options),
+        };
+        let limit = options.memory_limit_mb.unwrap_or(DEFAULT_MEMORY_LIMIT_MB) << 20;
+        let impossible = |needed: u64, why: &str| {
+            Error::InvalidOption(format!(
+                "memory limit {} MB: {why} needs about {} MB; raise the limit",
+                limit >> 20,
+                (needed >> 20) + 1
+            ))
+        };
+
+        let too_small = |axis: usize| {
+            let Constraint { halo, multiple, fixed } = constraint(axis);
+            fixed.is_some_and(|side| {
+                padded[axis] > side && (field.halo.is_none() || side < 2 * halo.next_multiple_of(multiple) + multiple)
+            })
+        };
+        if let Some(axis) = (0..3).find(|&axis| too_small(axis)) {
+            return Err(Error::ShapeMismatch {
+                expected: format!("at most {} pixels along {}", fixed[axis].unwrap_or(0), ["Z", "Y", "X"][axis]),
+                found: format!(
+                    "{}; this model takes one size only and cannot be tiled ({})",
+                    lengths[axis],
+                    field.reason.as_deref().unwrap_or("its field is larger than its input")
+                ),
+            });
+        }
+        if field.halo.is_none() {
+            plan.threads = threads.min(plan.total() as usize);
+            while plan.threads > 1 && plan.memory(model) > limit {
+                plan.threads -= 1;
+            }
+            if plan.memory(model) > limit {
+                let reason = field.reason.as_deref().unwrap_or("unknown");
+                return Err(impossible(plan.memory(model), &format!("this model cannot be tiled ({reason}) and")));
+            }
+            return Ok(plan);
+        }
+
+        // Every candidate side with every number of threads; the least work per thread that fits wins.
+        let overlap = options.overlap.unwrap_or(0);
+        let longest = padded[1].max(padded[2]);
+        let sides: Vec<usize> = match options.tile {
+            Some(tile) => vec![tile],
+            None => {
+                let parts = (1..=8).map(|parts| longest.div_ceil(parts));
+                parts
+                    .chain([1024, 768, 512, 384, 256, 192, 128, 96, 64, 32, 1])
+                    .filter(|&s| s <= LARGEST_TILE)
+                    .collect()
+            }
+        };
+        let mut best: Option<(u64, Self)> = None;
+        let mut smallest = u64::MAX;
+        for side in sides {
+            plan.tilings = [0, 1, 2].map(|axis| {
+                let (len, constraint) = (lengths[axis], constraint(axis));
+                let tiling = AxisTiling::new(len, side, overlap, constraint);
+                if options.tile.is_some() { tiling } else { tiling.balanced(len, overlap, constraint) }
+            });
+            for count in 1..=threads.min(plan.total().try_into().unwrap_or(usize::MAX)) {
+                plan.threads = count;
+                let memory = plan.memory(model);
+                smallest = smallest.min(memory);
+                if memory > limit {
+                    break;
+                }
+                let area: u64 = plan.tilings.iter().map(|tiling| tiling.side() as u64).product();
+                let work = plan.total().div_ceil(count as u64).saturating_mul(area + TILE_OVERHEAD);
+                if best.as_ref().is_none_or(|(least, _)| work < *least) {
+                    best =
+                        Some((work, Self { tilings: plan.tilings.clone(), channels: plan.channels.clone(), ..plan }));
+                }
+            }
+        }
+        best.map(|(_, plan)| plan).ok_or_else(|| impossible(smallest, "this image with this model"))
+    }
+
+    /// Bytes at the peak: the tiles that run, and the planes under way.
+    fn memory(&self, model: &Model) -> u64 {
+        let tile = [0, 1, 2].map(|axis| self.tilings[axis].side());
+        let bytes = |lengths: [usize; 3]| lengths.iter().map(|&n| n as u64).product::<u64>() * 4;
+        let threads = self.threads as u64;
+        let scale: u64 = self.scale.iter().map(|&s| s as u64).product();
+        let lengths = [if self.volumetric { self.shape.z } else { 1 }, self.shape.y, self.shape.x];
+        let channels = if self.volumetric { self.channels.len() } else { self.together } as u64;
+        let units = 1 + (2 * threads).div_ceil(self.tiles_per_unit() as u64).min(self.units().len() as u64);
+        let unit = channels * bytes(lengths) * (1 + scale) + bytes([1, self.shape.y, self.shape.x]) * (1 + scale);
+        threads * (model.network().memory_bytes(tile) + 2 * (self.together as u64) * bytes(tile) * (1 + scale))
+            + units * unit
+    }
+
+    fn tile_counts(&self) -> [usize; 3] {
+        [0, 1, 2].map(|axis| self.tilings[axis].spans.len())
+    }
+
+    /// How often the network runs on a unit for one tile position: once per group of channels.
+    fn groups(&self) -> usize {
+        if self.volumetric { self.channels.len() / self.together } else { 1 }
+    }
+
+    fn tiles_per_unit(&self) -> usize {
+        self.groups() * self.tile_counts().iter().product::<usize>()
+    }
+
+    fn total(&self) -> u64 {
+        self.units().len() as u64 * self.tiles_per_unit() as u64
+    }
+
+    /// The planes of every unit, in the order in which planes are written.
+    fn units(&self) -> Units<'_> {
+        Units { plan: self, next: 0 }
+    }
+
+    fn jobs(&self, unit: &Arc<Unit>) -> impl Iterator<Item = Job> {
+        (0..self.tiles_per_unit()).map(|tile| Job { unit: unit.clone(), tile })
+    }
+
+    /// Group of channels and index of the tile along Z, Y, X.
+    fn position(&self, tile: usize) -> (usize, [usize; 3]) {
+        let [z, y, x] = self.tile_counts();
+        (tile / (x * y * z), [tile / (x * y) % z, tile / x % y, tile % x])
+    }
+
+    /// Cuts a tile, pads it, and runs the network: samples in the order C, Z, Y, X.
+    fn run(&self, model: &Model, job: &Job) -> Result<Vec<f32>> {
+        let (group, index) = self.position(job.tile);
+        let reads = [0, 1, 2].map(|axis| self.tilings[axis].spans[index[axis]].read.clone());
+        let lengths = job.unit.lengths;
+        let mut input = Vec::with_capacity(self.together * reads.iter().map(|read| read.len()).product::<usize>());
+        for channel in group * self.together..(group + 1) * self.together {
+            for z in reads[0].clone() {
+                for y in reads[1].clone() {
+                    let row = (channel * lengths[0] + reflect(z, lengths[0])) * lengths[1] + reflect(y, lengths[1]);
+                    let row = &job.unit.samples[row * lengths[2]..(row + 1) * lengths[2]];
+                    let inside = reads[2].start.min(lengths[2])..reads[2].end.min(lengths[2]);
+                    input.extend_from_slice(&row[inside.clone()]);
+                    input.extend((inside.end..reads[2].end).map(|x| row[reflect(x, lengths[2])]));
+                }
+            }
+        }
+        model.network().run(&input, reads.map(|read| read.len()))
+    }
+}
+
+/// No tile is chosen larger than this: beyond it halos cost little and memory a lot.
+const LARGEST_TILE: usize = 1024;
+
+/// What a tile costs beside its pixels, in pixels.
+const TILE_OVERHEAD: u64 = 500;
+
+/// Lists of planes, one list per unit.
+struct Units<'a> {
+    plan: &'a Plan,
+    next: usize,
+}
+
+impl Units<'_> {
+    fn counts(&self) -> [usize; 3] {
+        let Plan { shape, channels, together, volumetric, .. } = self.plan;
+        if *volumetric { [shape.t, 1, 1] } else { [shape.t, shape.z, channels.len() / together] }
+    }
+
+    fn len(&self) -> usize {
+        self.counts().iter().product()
+    }
+}
+
+impl Iterator for Units<'_> {
+    type Item = Vec<PlaneIndex>;
+
+    fn next(&mut self) -> Option<Vec<PlaneIndex>> {
+        if self.next == self.len() {
+            return None;
+        }
+        let [_, z, groups] = self.counts();
+        let unit = self.next;
+        self.next += 1;
+        let Plan { shape, channels, together, volumetric, .. } = self.plan;
+        let t = unit / (z * groups);
+        Some(if *volumetric {
+            channels.iter().flat_map(|&c| (0..shape.z).map(move |z| PlaneIndex { t, c, z })).collect()
+        } else {
+            let (z, group) = (unit / groups % z, unit % groups);
+            channels[group * together..(group + 1) * together].iter().map(|&c| PlaneIndex { t, c, z }).collect()
+        })
+    }
+}
+
+/// What one canvas holds, normalised: samples in the order C, Z, Y, X.
+struct Unit {
+    planes: Vec<PlaneIndex>,
+    lengths: [usize; 3],
+    samples: Vec<f32>,
+    /// Position in `samples` and value of the pixels that are not finite.
+    not_finite: Vec<(usize, f32)>,
+}
+
+impl Unit {
+    fn read(
+        plan: &Plan,
+        planes: Vec<PlaneIndex>,
+        fitted: &[Fitted],
+        source: &mut dyn PlaneSource,
+    ) -> Result<Arc<Self>> {
+        let lengths = [if plan.volumetric { plan.shape.z } else { 1 }, plan.shape.y, plan.shape.x];
+        let len = plan.shape.plane_len();
+        let mut unit = Self { samples: vec![0.0; len * planes.len()], planes, lengths, not_finite: Vec::new() };
+        for (i, &plane) in unit.planes.iter().enumerate() {
+            let samples = &mut unit.samples[i * len..(i + 1) * len];
+            source.read_plane(plane, samples)?;
+            let bad = samples.iter().enumerate().filter(|(_, value)| !value.is_finite());
+            let before = unit.not_finite.len();
+            unit.not_finite.extend(bad.map(|(at, &value)| (i * len + at, value)));
+            if unit.not_finite.len() > before {
+                fill(samples, plan.shape.x);
+            }
+            fitted[plan.fitted(plane)].apply(samples);
+        }
+        Ok(Arc::new(unit))
+    }
+}
+
+impl Plan {
+    /// Which of the fitted normalisations belongs to a plane.
+    fn fitted(&self, plane: PlaneIndex) -> usize {
+        self.channels.iter().position(|&channel| channel == plane.c).expect("units hold chosen channels only")
+    }
+}
+
+/// Replaces every value that is not finite by the nearest finite one of its row, or else of the row before; a plane
+/// without any becomes 0.
+fn fill(samples: &mut [f32], width: usize) {
+    let mut previous: Vec<f32> = match samples.chunks(width).find(|row| row.iter().any(|value| value.is_finite())) {
+        Some(row) => row.to_vec(),
+        None => vec![0.0; width],
+    };
+    fill_row(&mut previous);
+    for row in samples.chunks_mut(width) {
+        if row.iter().any(|value| value.is_finite()) {
+            fill_row(row);
+        } else {
+            row.copy_from_slice(&previous);
+        }
+        previous.copy_from_slice(row);
+    }
+}
+
+fn fill_row(row: &mut [f32]) {
+    let finite: Vec<usize> = (0..row.len()).filter(|&x| row[x].is_finite()).collect();
+    for x in 0..row.len() {
+        if !row[x].is_finite() {
+            let after = finite.partition_point(|&at| at < x);
+            let nearest = finite[after.saturating_sub(1)..].iter().take(2).min_by_key(|at| at.abs_diff(x));
+            row[x] = nearest.map_or(0.0, |&at| row[at]);
+        }
+    }
+}
+
+/// One tile to be run.
+struct Job {
+    unit: Arc<Unit>,
+    tile: usize,
+}
+
+/// A unit whose tiles are under way.
+struct Open {
+    unit: Arc<Unit>,
+    /// One per group of channels.
+    canvases: Vec<Canvas>,
+    /// The next tile to be blended.
+    next: usize,
+    /// Outputs that came before their turn.
+    early: BTreeMap<usize, Vec<f32>>,
+}
+
+impl Open {
+    fn new(unit: Arc<Unit>, plan: &Plan) -> Self {
+        let canvases = (0..plan.groups()).map(|_| Canvas::new(plan.together, unit.lengths, plan.scale)).collect();
+        Self { unit, canvases, next: 0, early: BTreeMap::new() }
+    }
+
+    fn take(&mut self, plan: &Plan, tile: usize, output: Vec<f32>) {
+        self.early.insert(tile, output);
+        while let Some(output) = self.early.remove(&self.next) {
+            let (group, index) = plan.position(self.next);
+            self.canvases[group].add(&plan.tilings, index, &output);
+            self.next += 1;
+        }
+    }
+
+    fn is_complete(&self, plan: &Plan) -> bool {
+        self.next == plan.tiles_per_unit()
+    }
+
+    fn write(self, plan: &Plan, fitted: &[Fitted], sink: &mut dyn PlaneSink) -> Result<()> {
+        let [sz, sy, sx] = plan.scale;
+        let [_, y, x] = self.unit.lengths;
+        let (out_x, out_len) = (x * sx, y * sy * x * sx);
+        let mut samples: Vec<f32> = self.canvases.into_iter().flat_map(Canvas::into_samples).collect();
+        let outputs = samples.chunks_mut(out_len).enumerate();
+        let outputs: Vec<_> = outputs
+            .map(|(i, samples)| {
+                let input = self.unit.planes[i / sz];
+                fitted[plan.fitted(input)].undo(samples);
+                let first = plan.channels[0];
+                let c = if plan.channels.len() == plan.shape.c { input.c } else { input.c - first };
+                (PlaneIndex { t: input.t, c, z: input.z * sz + i % sz }, samples)
+            })
+            .collect();
+        let mut outputs = outputs;
+        for &(at, value) in &self.unit.not_finite {
+            let (plane, row, column) = (at / (y * x), at / x % y, at % x);
+            for z in 0..sz {
+                for dy in 0..sy {
+                    let start = (row * sy + dy) * out_x + column * sx;
+                    outputs[plane * sz + z].1[start..start + sx].fill(value);
+                }
+            }
+        }
+        outputs.sort_by_key(|(index, _)| (index.z, index.c));
+        outputs.into_iter().try_for_each(|(index, samples)| sink.write_plane(index, samples))
+    }
 }

@@ -1,0 +1,96 @@
+"""Throughput and cold start of `mdr restore` beside onnxruntime running the same .onnx file.
+
+    python throughput.py --mdr target/release/mdr [--model FILE] [--side 4096] [--repeats 3] [--threads N]
+
+Makes a 16-bit image of SIDE x SIDE pixels (simulated: filtered noise), then runs in turn
+
+  mdr          the whole process: read TIFF, normalise, tile, restore, blend, write TIFF
+  onnxruntime  the network alone on tiles that are in memory: 512 x 512, without overlap, normalisation or files
+
+and prints the median seconds of both, their ratio pair by pair, megapixels per second, and the peak memory of mdr.
+Then the cold start: the whole process on 256 x 256 pixels, median of 15. Needs numpy, onnxruntime, tifffile.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+import onnxruntime
+import tifffile
+
+TILE = 512
+
+
+def micrograph(side, seed=0):
+    """Band-limited noise over a background, as 16-bit."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.fft.rfft2(rng.standard_normal((side, side)))
+    fy, fx = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
+    image = np.fft.irfft2(spectrum * np.exp(-((fy**2 + fx**2) * 400)), s=(side, side))
+    image = 300 * np.clip(image / image.std(), 0, None) + 20
+    return rng.poisson(image).astype(np.uint16)
+
+
+def run(command):
+    """Seconds and peak memory in MB of a whole process."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if status != 0:
+        raise SystemExit(f"{' '.join(map(str, command))} failed")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mdr", type=pathlib.Path, required=True)
+    parser.add_argument("--model", type=pathlib.Path, default="src/models/denoise.onnx")
+    parser.add_argument("--side", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    args = parser.parse_args()
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    session = onnxruntime.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        image = micrograph(args.side)
+        tifffile.imwrite(folder / "large.tif", image)
+        tifffile.imwrite(folder / "small.tif", micrograph(256))
+        restore = [args.mdr, "restore", "--model", args.model, "--threads", str(args.threads), "--force"]
+
+        def onnx():
+            start = time.perf_counter()
+            for y in range(0, args.side, TILE):
+                for x in range(0, args.side, TILE):
+                    session.run(None, {name: image[None, None, y : y + TILE, x : x + TILE].astype(np.float32) / 1000})
+            return time.perf_counter() - start
+
+        ours, theirs, memory = [], [], 0.0
+        for _ in range(args.repeats):
+            seconds, peak = run([*restore, folder / "large.tif", "-o", folder / "out.tif"])
+            ours.append(seconds)
+            memory = max(memory, peak)
+            theirs.append(onnx())
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        pixels = args.side**2 / 1e6
+        print(f"{args.side} x {args.side}, 16 bit, {args.threads} threads, medians of {args.repeats}")
+        for label, seconds in (("mdr", statistics.median(ours)), ("onnxruntime", statistics.median(theirs))):
+            print(f"{label:12} {seconds:8.2f} s {pixels / seconds:8.2f} megapixels/s")
+        print(f"mdr takes {ratio:.2f} times as long as onnxruntime; peak memory of mdr {memory:.0f} MB")
+        cold = [run([*restore, folder / "small.tif", "-o", folder / "out.tif"])[0] for _ in range(15)]
+        print(
+            f"cold start, 256 x 256: median {statistics.median(cold):.3f} s (of 15, {min(cold):.3f} to {max(cold):.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

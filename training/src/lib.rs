@@ -1,0 +1,20 @@
+//! mdr-train trains, exports and evaluates the models that mdr runs.
+//!
+//! ```text
+//! pairs on disk → patches (or clean images → simulated noise → patches) → method step → checkpoint → .onnx → parity
+//! ```
+
+pub mod adam;
+pub mod checkpoint;
+pub mod config;
+pub mod degrade;
+#[allow(missing_docs)]
+pub mod interim_tiff;
+pub mod losses;
+pub mod methods;
+pub mod nets;
+pub mod onnx;
+pub mod pairs;
+pub mod patches;
+pub mod train;
+pub mod validate;
