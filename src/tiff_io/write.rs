@@ -175,7 +175,7 @@ impl TiffWriter {
                 (tag::RESOLUTION_UNIT, Value::Short(unit)),
             ]);
         }
-        entries.push((tag::SOFTWARE, Value::Text(SOFTWARE)));
+        // No Software tag: ImageJ would put it into slice labels. The version is in the provenance note.
         entries.push((tag::SAMPLE_FORMAT, Value::Short(format)));
         if let Some((counts, data)) = values.and_then(|values| values.imagej.as_ref()) {
             entries.push((tag::IMAGEJ_COUNTS, Value::Longs(counts)));
@@ -236,8 +236,6 @@ impl PlaneSink for TiffWriter {
         Ok(())
     }
 }
-
-const SOFTWARE: &str = concat!("mdr ", env!("CARGO_PKG_VERSION"));
 
 /// What the first directory alone has.
 struct Values {
