@@ -100,6 +100,16 @@ impl PixelType {
             Self::F64 => 8,
         }
     }
+
+    /// The value of this type that stands for `sample`: integers are rounded, halves away from zero, and clamped;
+    /// NaN becomes 0. Floats stay as they are.
+    pub fn nearest(self, sample: f32) -> f64 {
+        match self.range() {
+            Some(_) if sample.is_nan() => 0.0,
+            Some((low, high)) => f64::from(sample).round().clamp(low, high),
+            None => sample.into(),
+        }
+    }
 }
 
 /// Lengths of the five axes.
