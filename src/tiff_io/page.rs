@@ -184,6 +184,13 @@ impl Page {
             let start = row as usize * stride + column as usize;
             let mut rows = samples[start..].chunks_mut(stride).take(height as usize).map(|row| &mut row[..width]);
             if format.compression == Compression::None {
+                // Some writers leave the count at 0.
+                let needed = self.row_bytes(format.chunk_width) * u64::from(height);
+                if count != 0 && count < needed {
+                    return Err(
+                        file.bad(format!("damaged TIFF: a strip or tile of {needed} bytes is said to have {count}"))
+                    );
+                }
                 self.plain_chunk(file, offset, &mut rows)?;
             } else {
                 // The rows below the image are stored in a tile, but need not be in the last strip.

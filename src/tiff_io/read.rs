@@ -272,7 +272,8 @@ fn shape_description(text: &str, format: &Format) -> Option<Vec<(char, usize)>> 
         return None;
     }
     let letters: Vec<char> = json.get("axes").and_then(|axes| axes.as_str()).unwrap_or("").chars().collect();
-    let named = letters.len() == lengths.len();
+    let distinct = letters.iter().enumerate().all(|(i, letter)| !letters[..i].contains(letter));
+    let named = letters.len() == lengths.len() && distinct;
     let letter = |i: usize| if named && "TCZ".contains(letters[i]) { letters[i] } else { '?' };
     Some(outer.iter().enumerate().map(|(i, &len)| (letter(i), len)).collect())
 }
@@ -328,7 +329,10 @@ fn arrange(mut stack: Stack, axes: Option<&Axes>) -> Result<(Axes, Vec<usize>, [
                 dim.0 = letter;
             }
         }
-        Some(letters) if letters.len() == 1 => stack.dims = vec![(letters.chars().next().unwrap_or('Z'), planes)],
+        // One letter for pages that have no names.
+        Some(letters) if letters.len() == 1 && stack.dims.iter().all(|dim| dim.0 == '?') => {
+            stack.dims = letters.chars().map(|letter| (letter, planes)).collect();
+        }
         Some(_) if planes > 1 => {
             return Err(Error::InvalidOption(format!(
                 "axes {} do not say how the pages are divided: the file has {}; give one letter for all pages, such as \
@@ -339,10 +343,7 @@ fn arrange(mut stack: Stack, axes: Option<&Axes>) -> Result<(Axes, Vec<usize>, [
         }
         Some(_) => {}
         None => {
-            let named = |dims: &[(char, usize)]| {
-                dims.iter().enumerate().all(|(i, dim)| dim.0 != '?' && dims[..i].iter().all(|other| other.0 != dim.0))
-            };
-            if !named(&stack.dims) {
+            if stack.dims.iter().any(|dim| dim.0 == '?') {
                 stack.dims = vec![('Z', planes)];
             }
         }
