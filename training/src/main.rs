@@ -54,6 +54,7 @@ struct Hardware {
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
+    keep_freed_memory();
     let result = match cli.command {
         Command::Train(options) => run_train(&options),
     };
@@ -124,6 +125,24 @@ fn load_cuda() {
         match unsafe { libloading::Library::new(&path) } {
             Ok(library) => std::mem::forget(library),
             Err(error) => eprintln!("{}: {error}", path.display()),
+        }
+    }
+}
+
+/// Every step allocates the same few hundred megabytes. glibc would give them back to the kernel and fault them in anew,
+/// which costs a fifth of the speed on a CPU.
+fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn mallopt(parameter: std::ffi::c_int, value: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        const M_TRIM_THRESHOLD: std::ffi::c_int = -1;
+        const M_MMAP_THRESHOLD: std::ffi::c_int = -3;
+        // SAFETY: glibc's own function with its documented parameters; it only changes when memory is given back.
+        unsafe {
+            mallopt(M_MMAP_THRESHOLD, 1 << 30);
+            mallopt(M_TRIM_THRESHOLD, std::ffi::c_int::MAX);
         }
     }
 }

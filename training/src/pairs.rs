@@ -170,7 +170,13 @@ fn split_rest(found: &mut [(Entry, bool)], config: &Config) {
 /// Where a file cannot be read, is not of one channel, or does not fit its partner.
 pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Result<Images> {
     let mut images = Images::default();
-    for entry in entries.iter().filter(|entry| entry.split == split) {
+    // Clean images are of no use without simulation, and pairs without a share in it; all pairs serve validation.
+    let fraction = config.simulate.as_ref().map_or(0.0, |simulate| simulate.fraction);
+    let wanted = |entry: &&Entry| match entry.degraded {
+        Some(_) => fraction < 1.0 || split != Split::Train,
+        None => fraction > 0.0,
+    };
+    for entry in entries.iter().filter(|entry| entry.split == split).filter(wanted) {
         let name = entry.reference.display().to_string();
         let weight = config.data.folders.get(entry.folder).map_or(1.0, |folder| folder.weight);
         let mut reference = read(&root.join(&entry.reference))?;
@@ -211,7 +217,7 @@ fn plane_name(file: &str, plane: usize) -> String {
 }
 
 fn read(path: &Path) -> Result<Image> {
-    let image = crate::interim_tiff::read_tiff(path)?;
+    let image = mdr::tiff_io::read_tiff(path)?;
     let channels = image.info.shape.c;
     if channels != 1 {
         bail!("{}: expected 1 channel, found {channels}; save the channels as separate files", path.display());

@@ -241,7 +241,7 @@ impl Loader {
     ///
     /// # Errors
     /// Those of [`Sampler::batch`].
-    pub fn next(&mut self) -> Result<Patches> {
+    pub fn take(&mut self) -> Result<Patches> {
         let queue = &self.queues[(self.next % self.queues.len() as u64) as usize];
         self.next += 1;
         queue.recv()?

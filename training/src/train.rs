@@ -135,14 +135,14 @@ fn go_on(
     let mut sums = Sums::default();
 
     while position.step < settings.steps {
-        let batch = loader.next()?.to_batch(device);
+        let batch = loader.take()?.to_batch(device);
         let learning_rate = learning_rate(config, position.step);
         sums.add(method.step(&batch, learning_rate));
         position.step += 1;
 
         let stopped = stop(position.step);
-        let validate = position.step % settings.validate_every == 0 || position.step == settings.steps;
-        let logged = position.step % settings.log_every == 0;
+        let validate = position.step.is_multiple_of(settings.validate_every) || position.step == settings.steps;
+        let logged = position.step.is_multiple_of(settings.log_every);
         if !(stopped || validate || logged) {
             progress.advance(position.step, None);
             continue;
@@ -345,6 +345,9 @@ impl Progress {
 }
 
 /// Writes under another name first, then renames.
+///
+/// # Errors
+/// Where the file cannot be written.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
     std::fs::write(&partial, bytes).with_context(|| format!("writing {}", partial.display()))?;

@@ -22,7 +22,7 @@ impl Conv {
         let limit = (6.0 / ((inputs + outputs) * area) as f32).sqrt();
         let weights: Vec<f32> = (0..inputs * outputs * area).map(|_| rng.random_range(-limit..=limit)).collect();
         let shape = [outputs, inputs, kernel, kernel].map(|side| side as i64);
-        let weight = Tensor::from_slice(&weights).reshape(shape).to_device(path.device());
+        let weight = channels_last(&Tensor::from_slice(&weights).reshape(shape).to_device(path.device()));
         Self { weight: path.add("weight", weight, true), bias: path.zeros("bias", &[outputs as i64]), kernel }
     }
 
