@@ -4,6 +4,7 @@
 mod common;
 
 use common::contract::{Binding, Failure, Request, Samples, Type, positions};
+use mdr::image::Sample;
 use mdr::restore::{output_info, restore};
 use mdr::{Axes, Error, Image, ImageInfo, Model, PixelType, RestoreOptions, Shape, Task};
 use serde_json::{Value, json};
@@ -97,8 +98,8 @@ impl Binding for RustApi {
             .map(|position| result.samples[engine_index(request, shape, position)])
             .collect();
         Ok(match request.output {
-            Type::U8 => Samples::U8(samples.iter().map(|&s| PixelType::U8.nearest(s) as u8).collect()),
-            Type::U16 => Samples::U16(samples.iter().map(|&s| PixelType::U16.nearest(s) as u16).collect()),
+            Type::U8 => Samples::U8(samples.iter().map(|&s| Sample::from_f32(s)).collect()),
+            Type::U16 => Samples::U16(samples.iter().map(|&s| Sample::from_f32(s)).collect()),
             Type::F32 => Samples::F32(samples),
         })
     }

@@ -51,6 +51,7 @@ use safer_ffi::{c_char, ffi_export};
 use serde::Serialize;
 use serde_json::json;
 use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// Version of this interface, which `mdr_abi_version` returns too. It grows whenever a function, a number or a
@@ -222,12 +223,12 @@ pub unsafe extern "C" fn mdr_model_from_memory(
 pub unsafe extern "C" fn mdr_model_free(model: *mut MdrModel) {
     // Not by `guard`: a program frees what it has and only then asks why a call failed. A model whose destructor
     // panics is a defect of which nobody need hear.
-    let _ = std::panic::catch_unwind(|| {
+    let _ = catch_unwind(AssertUnwindSafe(|| {
         if out(model, "model").is_ok() {
             // SAFETY: the handle came from `hand_out`, and the caller frees it once.
             drop(unsafe { Box::from_raw(model) });
         }
-    });
+    }));
 }
 
 /// Facts about a model as a JSON object: name, task, axes, channels, scale (output pixels per input pixel),
