@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod axial;
+pub mod bioimage_io;
 pub mod blend;
 pub mod error;
 pub mod ffi;

@@ -1,1 +1,16 @@
-//! Built-in models. (stub)
+//! The models that are compiled into the engine, at most one for each task, so that nothing need be downloaded.
+
+use crate::Task;
+
+/// Built-in models: task and ONNX file.
+const BUILTIN: &[(Task, &[u8])] = &[];
+
+/// The built-in ONNX file for a task.
+pub fn builtin(task: Task) -> Option<&'static [u8]> {
+    BUILTIN.iter().find(|(t, _)| *t == task).map(|(_, bytes)| *bytes)
+}
+
+/// Tasks that have a built-in model.
+pub fn tasks() -> impl Iterator<Item = Task> {
+    BUILTIN.iter().map(|(task, _)| *task)
+}

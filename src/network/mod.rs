@@ -1,45 +1,277 @@
-//! ONNX → tract plan → run one tile. (stub: signatures)
-#![allow(unused)]
-use crate::Result;
-use std::collections::BTreeMap;
+//! ONNX → tract plan → run one tile. Tiles are f32 in the order C, Z, Y, X; tract sees N, C, (Z,) Y, X with N = 1.
+//!
+//! tract optimises for one concrete shape, so a plan is kept for each of the few shapes in use; all tiles of an
+//! image have the same. A panic of tract becomes an error. Its direct convolution is switched off while a plan is
+//! made: its other lowering, a matrix product, is about twice as fast on the networks of microscopy.
 
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::knobs::KnobScope;
+
+mod graph;
 pub mod halo;
+mod memory;
+
+/// Plans kept; an image needs one, `axial` and its edge cases a few.
+const MAX_PLANS: usize = 4;
+
+type Plan = Arc<TypedSimplePlan>;
 
 /// An ONNX graph that runs on f32 tiles; may be used from several threads at once.
-pub struct Network {}
+///
+/// # Example
+/// ```
+/// # fn main() -> mdr::Result<()> {
+/// # fn bytes() -> Vec<u8> { Vec::new() }
+/// # if false {
+/// let network = mdr::network::Network::from_onnx("model.onnx", &bytes())?;
+/// let restored = network.run(&[0.0; 64 * 64], [1, 64, 64])?;
+/// # }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Network {
+    name: String,
+    graph: graph::Graph,
+    model: InferenceModel,
+    channels: (usize, usize),
+    field: halo::Field,
+    plans: Mutex<Vec<([usize; 3], Plan)>>,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").field("name", &self.name).field("field", &self.field).finish_non_exhaustive()
+    }
+}
 
 impl Network {
     /// Parses ONNX bytes; `name` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::BadModel`] where the bytes are no ONNX model, where it has not exactly one f32 input (N, C, Y, X or
+    /// N, C, Z, Y, X) and one output of the same number of axes, where an operator is not supported (named), or
+    /// where tract refuses it.
     pub fn from_onnx(name: &str, bytes: &[u8]) -> Result<Self> {
-        todo!()
+        let bad = |message: String| Error::BadModel { name: name.to_owned(), message };
+        let (graph, proto) = graph::parse(bytes).map_err(bad)?;
+        let channels = graph.input_dims[1].unwrap_or_else(|| graph.first_channels());
+        let analysis = halo::analyse(&graph, channels).map_err(bad)?;
+        let model = guarded(|| tract_onnx::onnx().with_ignore_output_shapes(true).model_for_proto_model(&proto))
+            .map_err(|e| bad(format!("cannot be loaded: {e}")))?;
+        let mut network = Self {
+            name: name.to_owned(),
+            graph,
+            model,
+            channels: (channels, 0),
+            field: analysis.field,
+            plans: Mutex::default(),
+        };
+        match analysis.out_channels {
+            Some(n) => network.channels.1 = n,
+            None => network.probe()?,
+        }
+        Ok(network)
     }
+
+    /// Asks tract for channels and scale of an output that `halo` could not follow.
+    fn probe(&mut self) -> Result<()> {
+        let tile = self.fixed().map(|side| side.unwrap_or(64));
+        let tile = if self.spatial_axes() == 2 { [1, tile[1], tile[2]] } else { tile };
+        let plan = self.plan(tile)?;
+        let shape = plan.model().output_fact(0).ok().and_then(|f| f.shape.as_concrete().map(<[usize]>::to_vec));
+        let input = self.input_shape(tile);
+        let fits = |shape: &Vec<usize>| {
+            shape.len() == input.len()
+                && shape[0] == 1
+                && shape[2..].iter().zip(&input[2..]).all(|(o, i)| *o > 0 && o % i == 0)
+        };
+        let Some(shape) = shape.as_ref().filter(|s| fits(s)) else {
+            return Err(self.bad(format!("it makes an output of shape {shape:?} of an input of shape {input:?}")));
+        };
+        self.channels.1 = shape[1];
+        for axis in 2..input.len() {
+            self.field.scale[axis + 3 - input.len()] = shape[axis] / input[axis];
+        }
+        Ok(())
+    }
+
     /// The file's `metadata_props`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        todo!()
+        &self.graph.metadata
     }
+
     /// 2 (input N, C, Y, X) or 3 (N, C, Z, Y, X).
     pub fn spatial_axes(&self) -> usize {
-        todo!()
+        self.graph.input_dims.len() - 2
     }
+
     /// Channels of input and output.
     pub fn channels(&self) -> (usize, usize) {
-        todo!()
+        self.channels
     }
+
     /// What output pixels depend on.
     pub fn field(&self) -> &halo::Field {
-        todo!()
+        &self.field
     }
-    /// The only side that the graph accepts along Z, Y, X, where it is fixed.
+
+    /// Sides Z, Y, X of a tile that the file fixes; `None` where any side goes. Z of a 2-D network is `Some(1)`.
     pub fn fixed(&self) -> [Option<usize>; 3] {
-        todo!()
+        match self.graph.input_dims[2..] {
+            [z, y, x] => [z, y, x],
+            [y, x] => [Some(1), y, x],
+            _ => [None; 3],
+        }
     }
-    /// Bytes that one run on a tile of Z, Y, X pixels needs at its peak (an estimate from the graph).
+
+    /// Operators of the graph with the number of times each occurs.
+    pub fn operators(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for node in &self.graph.nodes {
+            *counts.entry(node.op.as_str()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Bytes that one run on a tile of Z, Y, X pixels needs at its peak (an estimate from the graph); the weights,
+    /// which all runs share, are not counted. `u64::MAX` for a tile that the network cannot take.
     pub fn memory_bytes(&self, tile: [usize; 3]) -> u64 {
-        todo!()
+        match halo::follow(&self.graph, &self.input_shape(tile)) {
+            Ok(trace) => memory::peak_bytes(&self.graph, &trace),
+            Err(_) => u64::MAX,
+        }
     }
+
+    /// Bytes of the weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.graph.weight_bytes
+    }
+
     /// Runs one tile: `input` in the order C, Z, Y, X with `tile` = lengths of Z, Y, X (Z is 1 for a 2-D network);
     /// result in the order C, Z, Y, X with the lengths times the scale.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] where input, tile and network do not fit; [`Error::BadModel`] where tract cannot
+    /// plan the network at this size; [`Error::Inference`] where it fails while it runs.
     pub fn run(&self, input: &[f32], tile: [usize; 3]) -> Result<Vec<f32>> {
-        todo!()
+        self.check_tile(input.len(), tile)?;
+        let plan = self.plan(tile)?;
+        let shape = self.input_shape(tile);
+        let expected: Vec<usize> = tile.iter().zip(self.field.scale).map(|(side, scale)| side * scale).collect();
+        let expected = self.channels.1 * expected.iter().product::<usize>();
+        let result = guarded(|| {
+            let tensor = Tensor::from_shape(&shape, input)?;
+            let outputs = plan.run(tvec!(tensor.into_tvalue()))?;
+            let output = outputs.first().ok_or_else(|| TractError::msg("no output"))?;
+            Ok(output.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+        })
+        .map_err(|e| Error::Inference(format!("model {}, tile {shape:?}: {e}", self.name)))?;
+        if result.len() != expected {
+            return Err(Error::Inference(format!(
+                "model {} made {} values of a tile {shape:?}; expected {expected}",
+                self.name,
+                result.len()
+            )));
+        }
+        Ok(result)
+    }
+
+    fn check_tile(&self, samples: usize, tile: [usize; 3]) -> Result<()> {
+        let wanted = tile.iter().try_fold(self.channels.0, |n, &d| n.checked_mul(d));
+        if wanted != Some(samples) || samples == 0 {
+            return Err(Error::ShapeMismatch {
+                expected: format!("{} channels of {tile:?} (Z, Y, X) samples", self.channels.0),
+                found: format!("{samples} samples"),
+            });
+        }
+        for (side, fixed) in tile.iter().zip(self.fixed()) {
+            if let Some(fixed) = fixed
+                && *side != fixed
+            {
+                return Err(Error::ShapeMismatch {
+                    expected: format!("a tile of {:?} (Z, Y, X), which the model fixes", self.fixed()),
+                    found: format!("{tile:?}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn input_shape(&self, tile: [usize; 3]) -> Vec<usize> {
+        let skipped = 3 - self.spatial_axes();
+        [1, self.channels.0].into_iter().chain(tile[skipped..].iter().copied()).collect()
+    }
+
+    fn bad(&self, message: String) -> Error {
+        Error::BadModel { name: self.name.clone(), message }
+    }
+
+    /// The plan for tiles of this shape, made where there is none yet. Threads that ask for it meanwhile wait.
+    fn plan(&self, tile: [usize; 3]) -> Result<Plan> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = plans.iter().position(|(shape, _)| *shape == tile) {
+            let entry = plans.remove(place);
+            plans.push(entry);
+        } else {
+            let plan = self.make_plan(tile)?;
+            if plans.len() >= MAX_PLANS {
+                plans.remove(0);
+            }
+            plans.push((tile, plan));
+        }
+        Ok(plans.last().expect("a plan was pushed just now").1.clone())
+    }
+
+    fn make_plan(&self, tile: [usize; 3]) -> Result<Plan> {
+        let shape = self.input_shape(tile);
+        // Bounds every tensor before tract allocates one.
+        halo::follow(&self.graph, &shape).map_err(|e| self.bad(format!("tile {shape:?}: {e}")))?;
+        guarded(|| {
+            let scope = KnobScope::new([("TRACT_DISABLE_DIRECT_SPATIAL", "true")])?;
+            scope.enter(|| {
+                let fact = InferenceFact::dt_shape(f32::datum_type(), &shape);
+                let model = self.model.clone().with_input_fact(0, fact)?.into_optimized()?;
+                TypedSimplePlan::new(model)
+            })
+        })
+        .map_err(|e| self.bad(format!("cannot be planned for a tile {shape:?}: {e}")))
+    }
+}
+
+/// Runs tract with its panics turned into errors, and its error chains into one line.
+fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(one_line(&format!("{error:#}"))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown reason");
+            Err(format!("tract gave up: {}", one_line(text)))
+        }
+    }
+}
+
+/// A message on one line of a length that can be read.
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= 300 { line } else { line.chars().take(297).chain("...".chars()).collect() }
+}
+
+impl graph::Graph {
+    /// Channels that the first convolution expects, for a file that leaves them free.
+    fn first_channels(&self) -> usize {
+        let first = self.nodes.iter().find(|n| n.op == "Conv" && n.inputs.first() == Some(&self.input));
+        let weights: &HashMap<_, _> = &self.constants;
+        let weight = first.and_then(|n| Some((weights.get(n.inputs.get(1)?)?, n.int("group", 1))));
+        match weight {
+            Some((weight, group)) if weight.shape.len() > 2 && (1..=4096).contains(&group) => {
+                weight.shape[1].saturating_mul(group as usize).clamp(1, 4096)
+            }
+            _ => 1,
+        }
     }
 }

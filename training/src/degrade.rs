@@ -33,7 +33,7 @@ pub fn window(clean: &Plane, least: usize, settings: &Simulate, data: &Data, rng
     let (noisy, clean) = process(noisy, clean, settings, rng)?;
     let Plane { y, x, .. } = clean;
     let mut image = Image::from_plane(y, x, noisy.samples)?;
-    let fitted = data.normalization().fit(&mut image, 0, &mut || true)?;
+    let fitted = data.normalization().fit(&mut image.as_source(), 0, &mut || true)?;
     fitted.apply(&mut image.samples);
     let mut target = clean;
     fitted.apply(&mut target.samples);

@@ -8,6 +8,8 @@ pub mod adam;
 pub mod checkpoint;
 pub mod config;
 pub mod degrade;
+#[allow(missing_docs)]
+pub mod interim_tiff;
 pub mod losses;
 pub mod methods;
 pub mod nets;

@@ -211,7 +211,7 @@ fn plane_name(file: &str, plane: usize) -> String {
 }
 
 fn read(path: &Path) -> Result<Image> {
-    let image = mdr::tiff_io::read_tiff(path)?;
+    let image = crate::interim_tiff::read_tiff(path)?;
     let channels = image.info.shape.c;
     if channels != 1 {
         bail!("{}: expected 1 channel, found {channels}; save the channels as separate files", path.display());
@@ -223,7 +223,7 @@ fn read(path: &Path) -> Result<Image> {
 }
 
 fn normalize(image: &mut Image, settings: &Data) -> Result<()> {
-    let fitted = settings.normalization().fit(image, 0, &mut || true)?;
+    let fitted = settings.normalization().fit(&mut image.as_source(), 0, &mut || true)?;
     fitted.apply(&mut image.samples);
     Ok(())
 }
