@@ -6,7 +6,7 @@ mod common;
 use common::contract::{Binding, Failure, Request, Samples, Type, positions};
 use mdr::image::Sample;
 use mdr::restore::{output_info, restore};
-use mdr::{Axes, Error, Image, ImageInfo, Model, PixelType, RestoreOptions, Shape, Task};
+use mdr::{Axes, Error, Image, ImageInfo, Model, PixelType, RestoreOptions, Shape};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -61,9 +61,7 @@ impl Binding for RustApi {
     }
 
     fn builtin(&self, task: &str) -> Result<Model, Failure> {
-        let task: Task = serde_json::from_value(json!(task))
-            .map_err(|error| failure(Error::InvalidOption(format!("task: {error}"))))?;
-        Model::builtin(task).map_err(failure)
+        task.parse().and_then(Model::builtin).map_err(failure)
     }
 
     fn facts(&self, model: &Model) -> Value {

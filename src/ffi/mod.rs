@@ -43,7 +43,7 @@ mod types;
 pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrStatus};
 
 use crate::restore::{output_info, restore_planes};
-use crate::{Error, Model, Progress, RestoreOptions, Task};
+use crate::{Error, Model, Progress, RestoreOptions, models};
 use buffer::{Buffer, Grid};
 use guard::{Failure, array, guard, model, out, text};
 use safer_ffi::layout::ReprC;
@@ -152,13 +152,8 @@ pub extern "C" fn mdr_last_error() -> *const c_char {
 pub unsafe extern "C" fn mdr_builtin_models(buffer: *mut c_char, capacity: usize, needed: *mut usize) -> MdrStatus {
     guard(|| {
         let mut facts = Vec::new();
-        for task in [Task::Denoise, Task::Axial, Task::SuperResolve] {
-            match Model::builtin(task) {
-                Ok(model) => facts.push(model.facts().clone()),
-                // A task without a built-in model.
-                Err(Error::InvalidOption(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+        for task in models::tasks() {
+            facts.push(Model::builtin(task)?.facts().clone());
         }
         // SAFETY: the caller keeps the rules for text buffers.
         unsafe { write_json(&facts, buffer, capacity, needed) }
@@ -175,9 +170,7 @@ pub unsafe extern "C" fn mdr_model_builtin(task: *const c_char, out: *mut *mut M
         // SAFETY: the caller keeps the rules for text.
         let task = unsafe { text(task, "task") }?;
         let out = self::out(out, "out")?;
-        let task: Task = serde_json::from_value(json!(task))
-            .map_err(|_| Error::InvalidOption(format!("task {task:?}: expected denoise, axial or super-resolve")))?;
-        hand_out(Model::builtin(task), out)
+        hand_out(task.parse().and_then(Model::builtin), out)
     })
 }
 
