@@ -56,7 +56,7 @@ impl Binding for RustApi {
         Model::load(path).map_err(failure)
     }
 
-    fn from_memory(&self, name: &str, bytes: &[u8]) -> Result<Model, Failure> {
+    fn load_bytes(&self, name: &str, bytes: &[u8]) -> Result<Model, Failure> {
         Model::from_bytes(name, bytes).map_err(failure)
     }
 
