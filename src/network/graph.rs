@@ -220,10 +220,7 @@ fn input(graph: &pb::GraphProto, constants: &HashMap<String, Constant>) -> Check
         });
     }
     if !(4..=5).contains(&dims.len()) {
-        return Err(format!(
-            "input {name:?} has {} axes; expected 4 (N, C, Y, X) or 5 (N, C, Z, Y, X)",
-            dims.len()
-        ));
+        return Err(format!("input {name:?} has {} axes; expected 4 (N, C, Y, X) or 5 (N, C, Z, Y, X)", dims.len()));
     }
     if let Some(n @ 2..) = dims[0] {
         return Err(format!("input {name:?} has a batch of {n}; expected 1: export with a free batch axis"));

@@ -304,7 +304,8 @@ impl Step<'_> {
         if let Some(shape) = &shape {
             let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
             if elements.is_none_or(|n| n > self.limit) {
-                return self.error(&format!("its result of shape {shape:?} is larger than a network of this input needs"));
+                return self
+                    .error(&format!("its result of shape {shape:?} is larger than a network of this input needs"));
             }
         }
         let integer = self.input(0).is_some_and(|v| v.integer);
@@ -326,18 +327,18 @@ impl Step<'_> {
         };
         let mut result = match node.op.as_str() {
             "Identity" | "Dropout" => x.clone(),
-            "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "Celu" | "Ceil" | "Clip" | "Cos" | "Cosh"
-            | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu" | "HardSigmoid" | "HardSwish" | "IsInf" | "IsNaN" | "LeakyRelu"
-            | "Log" | "Mish" | "Neg" | "Not" | "ParametricSoftplus" | "Reciprocal" | "Relu" | "Round" | "Rsqrt"
-            | "ScaledTanh" | "Selu" | "Shrink" | "Sigmoid" | "Sign" | "Sin" | "Softplus" | "Softsign" | "Sqrt"
-            | "Swish" | "Tan" | "Tanh" | "ThresholdedRelu" | "Cast" | "CastLike" | "LRN" => {
+            "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "Celu" | "Ceil" | "Clip" | "Cos"
+            | "Cosh" | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu" | "HardSigmoid" | "HardSwish" | "IsInf" | "IsNaN"
+            | "LeakyRelu" | "Log" | "Mish" | "Neg" | "Not" | "ParametricSoftplus" | "Reciprocal" | "Relu" | "Round"
+            | "Rsqrt" | "ScaledTanh" | "Selu" | "Shrink" | "Sigmoid" | "Sign" | "Sin" | "Softplus" | "Softsign"
+            | "Sqrt" | "Swish" | "Tan" | "Tanh" | "ThresholdedRelu" | "Cast" | "CastLike" | "LRN" => {
                 self.value(x.shape.clone(), x.pixels.clone())?
             }
             "BatchNormalization" if node.int("training_mode", 0) == 0 => {
                 self.value(x.shape.clone(), self.channelwise(x))?
             }
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Max" | "Min" | "Mean" | "Sum" | "PRelu" | "Where" | "And"
-            | "Or" | "Xor" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "BitwiseAnd"
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Max" | "Min" | "Mean" | "Sum" | "PRelu" | "Where"
+            | "And" | "Or" | "Xor" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "BitwiseAnd"
             | "BitwiseOr" | "BitwiseXor" => self.elementwise()?,
             "Conv" => self.conv(x)?,
             "ConvTranspose" => self.conv_transpose(x)?,
@@ -357,10 +358,14 @@ impl Step<'_> {
             "Size" => self.value(Some(vec![]), self.size_of(x))?,
             "ConstantOfShape" => self.constant_of_shape(x)?,
             "Range" => self.range(x)?,
-            "Softmax" | "LogSoftmax" | "Hardmax" | "LpNormalization" | "LayerNormalization" | "RMSNormalization"
-            | "SimplifiedLayerNormalization" | "CumSum" => {
-                self.value(x.shape.clone(), self.along_axis(x))?
-            }
+            "Softmax"
+            | "LogSoftmax"
+            | "Hardmax"
+            | "LpNormalization"
+            | "LayerNormalization"
+            | "RMSNormalization"
+            | "SimplifiedLayerNormalization"
+            | "CumSum" => self.value(x.shape.clone(), self.along_axis(x))?,
             "InstanceNormalization" | "GroupNormalization" | "MeanVarianceNormalization" | "BatchNormalization" => {
                 self.value(x.shape.clone(), self.blamed())?
             }
@@ -477,18 +482,23 @@ impl Step<'_> {
     /// Whether every other input (scale, bias, …) is constant.
     fn channelwise(&self, x: &Value) -> Pixels {
         let constant = |v: &Value| matches!(v.pixels, Pixels::Free { sized: false });
-        if x.is_free() || self.inputs[1..].iter().copied().flatten().all(constant) { x.pixels.clone() } else { self.mixed() }
+        if x.is_free() || self.inputs[1..].iter().copied().flatten().all(constant) {
+            x.pixels.clone()
+        } else {
+            self.mixed()
+        }
     }
 
     fn elementwise(&self) -> Check<Value> {
         let mut shape = Some(vec![]);
         for value in self.inputs.iter().copied().flatten() {
-            shape = match (shape, &value.shape) {
-                (Some(a), Some(b)) => Some(broadcast(&a, b).ok_or_else(|| {
-                    format!("{}: shapes {a:?} and {b:?} do not fit each other", self.node.label())
-                })?),
-                _ => None,
-            };
+            shape =
+                match (shape, &value.shape) {
+                    (Some(a), Some(b)) => Some(broadcast(&a, b).ok_or_else(|| {
+                        format!("{}: shapes {a:?} and {b:?} do not fit each other", self.node.label())
+                    })?),
+                    _ => None,
+                };
         }
         let pixels = self.combined(shape.as_deref());
         self.value(shape, pixels)
@@ -571,7 +581,9 @@ impl Step<'_> {
         let window = self.window(x, weight[2..].to_vec())?;
         let group = self.node.int("group", 1);
         if let Some(shape) = &x.shape
-            && (group < 1 || weight[1].checked_mul(group as usize) != Some(shape[1]) || !weight[0].is_multiple_of(group as usize))
+            && (group < 1
+                || weight[1].checked_mul(group as usize) != Some(shape[1])
+                || !weight[0].is_multiple_of(group as usize))
         {
             return self.error(&format!("a weight of shape {weight:?} in {group} groups does not fit {shape:?}"));
         }
@@ -587,7 +599,9 @@ impl Step<'_> {
 
     fn pool(&self, x: &Value) -> Check<Value> {
         let Some(kernel) = self.node.ints("kernel_shape") else { return self.error("it lacks kernel_shape") };
-        if kernel.iter().any(|&k| k < 1) || kernel.iter().try_fold(1i64, |n, &k| n.checked_mul(k)).is_none_or(|n| n > 1 << 16) {
+        if kernel.iter().any(|&k| k < 1)
+            || kernel.iter().try_fold(1i64, |n, &k| n.checked_mul(k)).is_none_or(|n| n > 1 << 16)
+        {
             return self.error(&format!("kernel_shape {kernel:?} is out of range"));
         }
         let window = self.window(x, kernel.iter().map(|&k| k as usize).collect())?;
@@ -639,7 +653,8 @@ impl Step<'_> {
         let window = self.window(x, weight[2..].to_vec())?;
         let rank = window.kernel.len();
         let group = self.node.int("group", 1);
-        let Some(channels) = usize::try_from(group).ok().filter(|&g| g > 0).and_then(|g| weight[1].checked_mul(g)) else {
+        let Some(channels) = usize::try_from(group).ok().filter(|&g| g > 0).and_then(|g| weight[1].checked_mul(g))
+        else {
             return self.error(&format!("group {group} is out of range"));
         };
         if x.shape.as_ref().is_some_and(|s| s[1] != weight[0]) {
@@ -767,7 +782,10 @@ impl Step<'_> {
             let slack = 1e-3;
             let widen = if self.node.int("antialias", 0) != 0 { (1.0 / factor).max(1.0) } else { 1.0 };
             let (a, b) = match self.node.string("mode", "nearest") {
-                "nearest" => match self.node.string("nearest_mode", if self.graph.opset <= 10 { "floor" } else { "round_prefer_floor" }) {
+                "nearest" => match self
+                    .node
+                    .string("nearest_mode", if self.graph.opset <= 10 { "floor" } else { "round_prefer_floor" })
+                {
                     "floor" => (((place - slack).floor()), (place + slack).floor()),
                     "ceil" => ((place - slack).ceil(), (place + slack).ceil()),
                     _ => ((place - slack).round(), (place + slack).round()),
@@ -877,11 +895,15 @@ impl Step<'_> {
             let (step, last) = (steps[i], if steps[i] > 0 { (0, side) } else { (-1, side - 1) });
             let clamp = |v: i64| if v < 0 { v.saturating_add(side) } else { v }.clamp(last.0, last.1);
             let (start, end) = (clamp(starts[i]), clamp(ends[i]));
-            let count = if step > 0 { (end - start).max(0).div_ceil_i64(step) } else { (start - end).max(0).div_ceil_i64(step.saturating_neg()) };
+            let count = if step > 0 {
+                (end - start).max(0).div_ceil_i64(step)
+            } else {
+                (start - end).max(0).div_ceil_i64(step.saturating_neg())
+            };
             out[axis] = count as usize;
-            data = data.filter(|_| shape.len() == 1).map(|d| {
-                (0..count).filter_map(|n| d.get((start + n * step) as usize).copied()).collect()
-            });
+            data = data
+                .filter(|_| shape.len() == 1)
+                .map(|d| (0..count).filter_map(|n| d.get((start + n * step) as usize).copied()).collect());
             if let Pixels::Local(spreads) = &mut pixels
                 && let Some(s) = spreads.iter_mut().find(|s| s.axis == axis)
             {
@@ -902,7 +924,9 @@ impl Step<'_> {
     fn split(&self) -> Check<Vec<Value>> {
         let Some(x) = self.input(0) else { return self.error("it lacks an input") };
         let n = self.node.outputs.len();
-        let Some(shape) = &x.shape else { return vec![(); n].iter().map(|()| self.value(None, self.mixed())).collect() };
+        let Some(shape) = &x.shape else {
+            return vec![(); n].iter().map(|()| self.value(None, self.mixed())).collect();
+        };
         let axis = self.axes(&[self.node.int("axis", 0)], shape.len())?[0];
         let given = self.node.ints("split").map(<[i64]>::to_vec).or_else(|| self.input(1).and_then(Value::ints));
         let side = shape[axis];
@@ -1017,8 +1041,8 @@ impl Step<'_> {
         // An axis survives where as many elements follow it as before: its index is (flat index / that) mod its length.
         let after = |shape: &[usize], axis: usize| shape[axis + 1..].iter().product::<usize>();
         let survives = |s: &Spread| {
-            let axis = (0..out.len())
-                .find(|&axis| out[axis] == shape[s.axis] && after(&out, axis) == after(shape, s.axis))?;
+            let axis =
+                (0..out.len()).find(|&axis| out[axis] == shape[s.axis] && after(&out, axis) == after(shape, s.axis))?;
             Some(Spread { axis, ..*s })
         };
         let pixels = match &x.pixels {
@@ -1333,7 +1357,11 @@ fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
 /// Both neighbourhoods together; `None` where the grids differ.
 fn join(a: &[Spread], b: &[Spread]) -> Option<Vec<Spread>> {
     let joined = a.iter().zip(b).map(|(a, b)| {
-        (a.axis == b.axis && a.pitch == b.pitch).then(|| Spread { low: a.low.min(b.low), high: a.high.max(b.high), ..*a })
+        (a.axis == b.axis && a.pitch == b.pitch).then(|| Spread {
+            low: a.low.min(b.low),
+            high: a.high.max(b.high),
+            ..*a
+        })
     });
     joined.collect()
 }

@@ -55,8 +55,22 @@ fn size(value: &Value) -> u64 {
 fn in_place(op: &str) -> bool {
     !matches!(
         op,
-        "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" | "Resize" | "Concat" | "Pad" | "Slice" | "Transpose"
-            | "DepthToSpace" | "SpaceToDepth" | "Expand" | "Tile" | "MatMul" | "Split" | "Gather"
+        "Conv"
+            | "ConvTranspose"
+            | "MaxPool"
+            | "AveragePool"
+            | "Resize"
+            | "Concat"
+            | "Pad"
+            | "Slice"
+            | "Transpose"
+            | "DepthToSpace"
+            | "SpaceToDepth"
+            | "Expand"
+            | "Tile"
+            | "MatMul"
+            | "Split"
+            | "Gather"
     )
 }
 

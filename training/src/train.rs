@@ -46,6 +46,18 @@ impl RunFolder {
     pub fn last(&self) -> PathBuf {
         self.checkpoints().join("last.safetensors")
     }
+    pub fn scores(&self) -> PathBuf {
+        self.checkpoints().join("best.json")
+    }
+    pub fn model(&self) -> PathBuf {
+        self.0.join("model.onnx")
+    }
+    pub fn parity(&self) -> PathBuf {
+        self.0.join("parity.json")
+    }
+    pub fn report(&self) -> PathBuf {
+        self.0.join("report.html")
+    }
     pub fn best(&self) -> PathBuf {
         self.checkpoints().join("best.safetensors")
     }
@@ -127,7 +139,8 @@ fn go_on(
         config.method.published_name(),
         validation.pairs().len()
     ));
-    if let Some(input) = Scores::mean(&validation.input_scores()?) {
+    let input_scores = Scores::mean(&validation.input_scores()?);
+    if let Some(input) = &input_scores {
         progress.say(&format!("validation input: {:.2} dB, SSIM {:.3}", input.psnr_affine, input.ssim_affine));
     }
     let mut loader = Loader::start(Arc::new(Sampler::new(config, images)?), position.step);
@@ -171,6 +184,16 @@ fn go_on(
                 ));
                 if best {
                     position.best_psnr = scores.psnr_affine;
+                    let figures = serde_json::json!({
+                        "data": "validation",
+                        "images": validation.pairs().len(),
+                        "step": position.step,
+                        "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM \
+                                     window; affine: after fitting gain and offset",
+                        "input": input_scores,
+                        "restored": scores,
+                    });
+                    write(&run.scores(), figures.to_string().as_bytes())?;
                     checkpoint::save(&run.best(), method.as_ref(), position)?;
                 }
             }
@@ -297,9 +320,9 @@ impl Progress {
     fn new(total: u64, first: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = "{bar:30} {pos}/{len} steps, {per_sec}, {eta} left, {msg}";
-            ProgressBar::new(total).with_position(first).with_style(
-                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            )
+            ProgressBar::new(total)
+                .with_position(first)
+                .with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         let now = Instant::now();
         Self { bar, total, first, step: first, began: now, said: now }
