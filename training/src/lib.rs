@@ -17,5 +17,7 @@ pub mod onnx;
 pub mod pairs;
 pub mod parity;
 pub mod patches;
+pub mod report;
+pub mod tensorboard;
 pub mod train;
 pub mod validate;

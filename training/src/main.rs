@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use mdr_train::{config::Config, evaluate, export, train};
+use mdr_train::{config::Config, evaluate, export, report, train};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
@@ -119,7 +119,9 @@ fn run_train(options: &Train) -> Result<()> {
     if !outcome.finished {
         bail!("stopped at step {}; continue with --resume", outcome.position.step);
     }
-    println!("{}", export::export(&run, None, None)?.display());
+    let model = export::export(&run, None, None)?;
+    report::write_report(&run)?;
+    println!("{}", model.display());
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use crate::config::{Config, Split};
 use crate::methods::{Losses, Method};
 use crate::pairs::{self, Entry};
 use crate::patches::{Loader, Sampler};
+use crate::tensorboard::Events;
 use crate::validate::Validation;
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -268,6 +269,8 @@ impl Sums {
 /// log.csv: one row per logged step; cells of what was not measured stay empty.
 struct Log {
     file: std::fs::File,
+    /// The same figures for TensorBoard.
+    events: Events,
     empty: bool,
 }
 
@@ -281,7 +284,8 @@ impl Log {
         let kept: String = text.lines().filter(earlier).flat_map(|line| [line, "\n"]).collect();
         write(path, kept.as_bytes())?;
         let file = std::fs::OpenOptions::new().append(true).open(path).with_context(|| path.display().to_string())?;
-        Ok(Self { file, empty: kept.is_empty() })
+        let events = Events::create(path.parent().unwrap_or(Path::new(".")))?;
+        Ok(Self { file, events, empty: kept.is_empty() })
     }
 
     fn write(
@@ -295,6 +299,11 @@ impl Log {
         if std::mem::take(&mut self.empty) {
             let names: String = losses.iter().flat_map(|(name, _)| [",", name]).collect();
             writeln!(self.file, "step,learning_rate,images_per_s,psnr_affine,ssim_affine,psnr,ssim{names}")?;
+        }
+        self.events.scalars(step, losses)?;
+        self.events.scalars(step, &[("learning_rate", learning_rate), ("images_per_s", images_per_second)])?;
+        if let Some(s) = scores {
+            self.events.scalars(step, &[("psnr_affine", s.psnr_affine), ("ssim_affine", s.ssim_affine)])?;
         }
         let scores = match scores {
             Some(s) => format!("{:.4},{:.5},{:.4},{:.5}", s.psnr_affine, s.ssim_affine, s.psnr, s.ssim),
