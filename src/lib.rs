@@ -7,13 +7,16 @@
 //! One file per arrow; [`restore`](mod@restore) states the order.
 #![deny(unsafe_code)]
 
+pub mod axial;
 pub mod bioimage_io;
 pub mod blend;
 pub mod error;
+pub mod ffi;
 pub mod image;
 pub mod metrics;
 pub mod model;
 pub mod models;
+pub mod montage;
 pub mod network;
 pub mod normalize;
 pub mod restore;

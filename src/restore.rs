@@ -5,10 +5,14 @@
 //! so memory stays bounded however many planes there are. Tiles are blended in their order, so the result is the same
 //! bit for bit for any number of threads.
 //!
+//! For the task `axial` the planes are XZ and YZ slices of the stack, which [`axial`](crate::axial) cuts and averages.
+//!
 //! NaN and infinite pixels are restored around: for the network the nearest finite pixel of the row takes their place,
 //! and in the result they are what they were.
 
+use crate::axial;
 use crate::blend::Canvas;
+use crate::model::Task;
 use crate::normalize::Fitted;
 use crate::tiling::{AxisTiling, Constraint, reflect};
 use crate::{
@@ -41,6 +45,15 @@ pub struct RestoreOptions {
     pub z_step_um: Option<f64>,
     /// Replaces the model's normalisation.
     pub normalization: Option<Normalization>,
+    /// Replaces the model's task, for models that do not name theirs.
+    pub task: Option<Task>,
+}
+
+impl RestoreOptions {
+    /// The task of a run with `model`.
+    fn task(&self, model: &Model) -> Option<Task> {
+        self.task.or(model.facts().task)
+    }
 }
 
 /// The default of [`RestoreOptions::memory_limit_mb`].
@@ -108,6 +121,9 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
     info.pixel_type = PixelType::F32;
     info.pixel_size_um = positive("pixel size", options.pixel_size_um)?.or(input.pixel_size_um).map(|s| s / x as f64);
     info.z_step_um = positive("z step", options.z_step_um)?.or(input.z_step_um).map(|s| s / z as f64);
+    if let Some(Task::Axial) = options.task(model) {
+        axial::resample_info(&mut info, [z, y, x])?;
+    }
     let note = Provenance {
         mdr: env!("CARGO_PKG_VERSION"),
         model: &facts.name,
@@ -149,17 +165,49 @@ pub fn restore_planes(
     options: &RestoreOptions,
     progress: OnProgress,
 ) -> Result<()> {
-    output_info(model, source.info(), options)?;
+    let output = output_info(model, source.info(), options)?;
+    if let Some(Task::Axial) = options.task(model) {
+        return axial::restore_stack(model, source, &output, sink, options, progress);
+    }
+    let total = count_tiles(model, source.info(), options)?;
+    let fitted = fit(model, source, options, &mut || progress(Progress { done: 0, total }))?;
+    run(model, source, sink, options, &fitted, progress)
+}
+
+/// How many tiles [`run`] will run.
+pub(crate) fn count_tiles(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<u64> {
+    Ok(Plan::new(model, input, options)?.total())
+}
+
+/// Takes the statistics of every channel to be restored, in their order. `go_on` is asked before every plane.
+pub(crate) fn fit(
+    model: &Model,
+    source: &mut dyn PlaneSource,
+    options: &RestoreOptions,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Vec<Fitted>> {
+    let normalization = options.normalization.unwrap_or(model.facts().normalization);
+    channels(source.info(), options).into_iter().map(|channel| normalization.fit(source, channel, go_on)).collect()
+}
+
+/// Channels of the source that are restored.
+fn channels(input: &ImageInfo, options: &RestoreOptions) -> Vec<usize> {
+    options.channel.map_or((0..input.shape.c).collect(), |channel| vec![channel])
+}
+
+/// Restores plane by plane with normalisations that are fitted already.
+pub(crate) fn run(
+    model: &Model,
+    source: &mut dyn PlaneSource,
+    sink: &mut dyn PlaneSink,
+    options: &RestoreOptions,
+    fitted: &[Fitted],
+    progress: OnProgress,
+) -> Result<()> {
     let plan = Plan::new(model, source.info(), options)?;
     let mut report = Progress { done: 0, total: plan.total() };
     let mut go_on = |report: Progress| if progress(report) { Ok(()) } else { Err(Error::Cancelled) };
     go_on(report)?;
-
-    let normalization = options.normalization.unwrap_or(model.facts().normalization);
-    let mut fitted = Vec::new();
-    for &channel in &plan.channels {
-        fitted.push(normalization.fit(source, channel, &mut || go_on(report).is_ok())?);
-    }
 
     let stop = AtomicBool::new(false);
     let (to_workers, jobs) = mpsc::channel::<Job>();
@@ -191,7 +239,7 @@ pub fn restore_planes(
             loop {
                 while under_way < 2 * plan.threads {
                     let Some(planes) = units.next() else { break };
-                    let unit = Unit::read(&plan, planes, &fitted, source)?;
+                    let unit = Unit::read(&plan, planes, fitted, source)?;
                     for job in plan.jobs(&unit) {
                         under_way += 1;
                         to_workers.send(job).map_err(|_| Error::Inference("all workers have stopped".into()))?;
@@ -201,7 +249,7 @@ pub fn restore_planes(
                 let Some(front) = waiting.front() else { return Ok(()) };
                 if front.is_complete(&plan) {
                     let open = waiting.pop_front().expect("there is a front");
-                    open.write(&plan, &fitted, sink)?;
+                    open.write(&plan, fitted, sink)?;
                     continue;
                 }
                 let (job, output) =
@@ -239,7 +287,6 @@ impl Plan {
         let shape = input.shape;
         let volumetric = network.spatial_axes() == 3;
         let lengths = [if volumetric { shape.z } else { 1 }, shape.y, shape.x];
-        let channels: Vec<usize> = options.channel.map_or((0..shape.c).collect(), |channel| vec![channel]);
         let threads =
             options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).min(1024);
         let multiple = model.multiple();
@@ -259,7 +306,7 @@ impl Plan {
             together: model.facts().channels,
             volumetric,
             shape,
-            channels,
+            channels: channels(input, options),
         };
         let limit = options.memory_limit_mb.unwrap_or(DEFAULT_MEMORY_LIMIT_MB) << 20;
         let impossible = |needed: u64, why: &str| {

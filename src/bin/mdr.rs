@@ -5,11 +5,13 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
+use mdr::montage::{Panel, montage};
 use mdr::restore::{output_info, restore_planes};
-use mdr::simulate;
+use mdr::simulate::{Camera, Phantom, phantom};
 use mdr::tiff_io::{TiffReader, TiffWriter, read_tiff, write_tiff};
 use mdr::{
-    Axes, Error, Image, Model, Normalization, PlaneIndex, PlaneSource, Progress, RestoreOptions, Result, Task, models,
+    Axes, Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSource, Progress, RestoreOptions,
+    Result, Task, models,
 };
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
@@ -57,9 +59,10 @@ struct Restore {
     /// File to write; a folder where there are several inputs
     #[arg(short, long)]
     output: PathBuf,
-    /// What to restore, with the built-in model for it
-    #[arg(long, value_parser = clap::value_parser!(Task), default_value = "denoise")]
-    task: Task,
+    /// What to restore: denoise, axial or super-resolve, with the built-in model for it [default: what MODEL is
+    /// for, or denoise]
+    #[arg(long)]
+    task: Option<Task>,
     /// An .onnx file or a bioimage.io package to use instead of the built-in model
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
@@ -108,7 +111,8 @@ struct Evaluate {
     /// Reference TIFF file, or a folder with the same file names
     reference: PathBuf,
     /// How the restored image stands to the reference in the plain figures: own: its own percentiles scale it; as-is:
-    /// it is on the scale 0..1 already; input: the percentiles of the degraded image (--input) scale it
+    /// it is on the scale 0..1 already; input: the percentiles of the degraded image (--input) scale it; reference:
+    /// it is in the units of the reference
     #[arg(long, value_enum, default_value_t = ScaleBy::Own)]
     scale: ScaleBy,
     /// Degraded image or folder, for --scale input
@@ -133,6 +137,7 @@ enum ScaleBy {
     Own,
     AsIs,
     Input,
+    Reference,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -214,7 +219,7 @@ impl Restore {
         let pairs = self.pairs(to_folder)?;
         let model = match &self.model {
             Some(path) => Model::load(path)?,
-            None => Model::builtin(self.task)?,
+            None => Model::builtin(self.task.unwrap_or(Task::Denoise))?,
         };
         if to_folder {
             std::fs::create_dir_all(&self.output).map_err(|source| Error::io(&self.output, source))?;
@@ -279,6 +284,7 @@ impl Restore {
             pixel_size_um: self.pixel_size,
             z_step_um: self.z_step,
             normalization: self.normalization,
+            task: self.task,
         };
         let axes = self.axes.as_deref().map(Axes::parse).transpose()?;
         let mut source = TiffReader::open(input, axes.as_ref())?;
@@ -439,6 +445,7 @@ impl Evaluate {
             let scale = match (self.scale, &input) {
                 (ScaleBy::AsIs, _) => Scale::AsIs,
                 (ScaleBy::Input, Some(input)) => Scale::Input(&input.samples[range.clone()]),
+                (ScaleBy::Reference, _) => Scale::Reference,
                 _ => Scale::Own,
             };
             planes.push(metrics::evaluate(plane, &reference_image.samples[range], (shape.y, shape.x), scale, window)?);
@@ -468,7 +475,12 @@ const DEMO_SEED: u64 = 7;
 fn demo(dir: &Path) -> Outcome {
     let stop = stop_on_ctrl_c();
     std::fs::create_dir_all(dir).map_err(|source| Error::io(dir, source))?;
-    let (degraded, reference) = simulate::demo(DEMO_SIDE, DEMO_SIDE, DEMO_SEED);
+    let specimen = phantom(Phantom::Mixed, DEMO_SIDE, DEMO_SIDE, DEMO_SEED);
+    let camera = Camera { photons: 25.0, background: 2.0, ..Camera::default() };
+    let captured =
+        |samples: Vec<f32>| Image::new(ImageInfo { pixel_type: PixelType::U16, ..specimen.info.clone() }, samples);
+    let degraded = captured(camera.capture(&specimen.samples, DEMO_SEED)?)?;
+    let reference = Image::from_plane(DEMO_SIDE, DEMO_SIDE, camera.expected(&specimen.samples)?)?;
     let model = Model::builtin(Task::Denoise)?;
     let started = std::time::Instant::now();
     let restored = mdr::restore(&model, &degraded, &RestoreOptions::default(), &mut |_| !stop.load(Ordering::Relaxed))?;
@@ -477,16 +489,21 @@ fn demo(dir: &Path) -> Outcome {
     for (name, image) in [("degraded", &degraded), ("restored", &restored), ("reference", &reference)] {
         write_tiff(dir.join(format!("{name}.tif")), image, true)?;
     }
-    simulate_montage(dir, &degraded, &restored, &reference)?;
+    let range = |percent| metrics::percentile(&reference.samples, percent).map(|value| value as f32);
+    let display = (range(0.5)?, range(99.9)?);
+    let row = [("degraded", &degraded), ("restored", &restored), ("reference", &reference)].map(|(caption, image)| {
+        Panel { samples: &image.samples, shape: (DEMO_SIDE, DEMO_SIDE), display, caption: caption.into() }
+    });
+    montage(&[&row], dir.join("montage.png"))?;
 
     let whole = PlaneIndex { t: 0, c: 0, z: 0 };
     let score = |image: &Image| {
-        let (low, side) = (Scale::Input(degraded.plane(whole)), (DEMO_SIDE, DEMO_SIDE));
-        metrics::evaluate(image.plane(whole), reference.plane(whole), side, low, SsimWindow::Uniform)
+        let side = (DEMO_SIDE, DEMO_SIDE);
+        metrics::evaluate(image.plane(whole), reference.plane(whole), side, Scale::Reference, SsimWindow::Uniform)
     };
     let mut text = format!(
         "A simulated micrograph of {DEMO_SIDE}×{DEMO_SIDE} pixels with simulated photon and camera noise,\n\
-         restored with the built-in model {} in {seconds:.2f} s.\n\n",
+         restored with the built-in model {} in {seconds:.2} s.\n\n",
         model.facts().name
     );
     text += &table_head();

@@ -2,6 +2,10 @@
 //! numbers are made here, from seeds, so that nothing need be stored.
 #![allow(dead_code)]
 
+pub mod contract;
+pub mod models;
+pub mod tools;
+
 use prost::Message;
 use std::collections::BTreeMap;
 use tract_onnx::pb;

@@ -1,1 +1,204 @@
-fn main() {}
+//! The command line of mdr-train: options in, exit status out; the work is done by the library.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use mdr_train::{config::Config, evaluate, export, report, train};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tch::Device;
+
+/// Trains, exports and evaluates the models that mdr runs.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Trains a model into a run folder, and exports it.
+    Train(Train),
+    /// Writes the .onnx file of a run, after checking that mdr computes the same as tch.
+    Export(Export),
+    /// Restores pairs with a model file through the engine, and prints PSNR and SSIM of input and result.
+    Evaluate(Evaluate),
+}
+
+#[derive(Args)]
+struct Export {
+    /// Run folder.
+    run: PathBuf,
+    /// Checkpoint to export; the best one without it.
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
+    /// File to write; model.onnx in the run folder without it.
+    #[arg(long, short)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Evaluate {
+    /// Model file (.onnx).
+    #[arg(long)]
+    model: PathBuf,
+    /// Folder with pairs, low/NAME.tif and high/NAME.tif, at any depth.
+    #[arg(long)]
+    data: PathBuf,
+    /// Also write the figures of every image to this file, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// CPU threads; all of them without it.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+#[derive(Args)]
+struct Train {
+    /// What to train (TOML); not needed with --resume.
+    #[arg(long, required_unless_present = "resume", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+    /// Folder that holds the images.
+    #[arg(long)]
+    data: PathBuf,
+    /// Run folder.
+    #[arg(long)]
+    out: PathBuf,
+    /// Continue the run in --out.
+    #[arg(long)]
+    resume: bool,
+    /// Replace a value of the config, such as train.steps=100; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
+    set: Vec<String>,
+    #[command(flatten)]
+    hardware: Hardware,
+}
+
+#[derive(Args)]
+struct Hardware {
+    /// auto, cpu or cuda:N.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// CPU threads; all of them without it.
+    #[arg(long)]
+    threads: Option<u16>,
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    keep_freed_memory();
+    let result = match cli.command {
+        Command::Train(options) => run_train(&options),
+        Command::Export(options) => run_export(&options),
+        Command::Evaluate(options) => run_evaluate(&options),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mdr-train: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_train(options: &Train) -> Result<()> {
+    let device = options.hardware.device()?;
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; once more stops without saving");
+    })?;
+    let stop = |_| STOP.load(Ordering::Relaxed);
+    let run = train::RunFolder::new(&options.out);
+    let outcome = match &options.config {
+        Some(config) => train::start(&Config::load(config, &options.set)?, &options.data, &run, device, &stop)?,
+        None => train::resume(&options.data, &run, device, &stop)?,
+    };
+    if !outcome.finished {
+        bail!("stopped at step {}; continue with --resume", outcome.position.step);
+    }
+    let model = export::export(&run, None, None)?;
+    report::write_report(&run)?;
+    println!("{}", model.display());
+    Ok(())
+}
+
+fn run_export(options: &Export) -> Result<()> {
+    let run = train::RunFolder::new(&options.run);
+    println!("{}", export::export(&run, options.checkpoint.as_deref(), options.out.as_deref())?.display());
+    Ok(())
+}
+
+fn run_evaluate(options: &Evaluate) -> Result<()> {
+    let model = mdr::Model::load(&options.model)?;
+    let restore = mdr::RestoreOptions { threads: options.threads, ..Default::default() };
+    let rows = evaluate::evaluate(&model, &options.data, &restore)?;
+    print!("{}", evaluate::table(&rows));
+    if let Some(path) = &options.json {
+        train::write(path, serde_json::to_string_pretty(&rows)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+impl Hardware {
+    /// Applies the number of threads, and finds the device.
+    fn device(&self) -> Result<Device> {
+        if let Some(threads) = self.threads.filter(|&threads| threads > 0) {
+            tch::set_num_threads(threads.into());
+        }
+        match self.device.as_str() {
+            "cpu" => Ok(Device::Cpu),
+            "auto" => {
+                load_cuda();
+                Ok(Device::cuda_if_available())
+            }
+            other => {
+                let number: usize = other
+                    .strip_prefix("cuda:")
+                    .and_then(|number| number.parse().ok())
+                    .with_context(|| format!("--device {other}: expected auto, cpu or cuda:N"))?;
+                load_cuda();
+                let found = tch::Cuda::device_count();
+                if number as i64 >= found {
+                    bail!(
+                        "--device {other}: libtorch sees {found} CUDA devices; use --device cpu, or a torch with CUDA"
+                    );
+                }
+                Ok(Device::Cuda(number))
+            }
+        }
+    }
+}
+
+/// Opens libtorch_cuda, which registers its kernels when loaded: nothing calls into it directly, so the linker drops it.
+fn load_cuda() {
+    let path = std::path::Path::new(env!("MDR_TORCH_LIB")).join("libtorch_cuda.so");
+    if path.exists() {
+        // SAFETY: the library belongs to the libtorch that this program is linked to; its initialisers do nothing but
+        // register kernels.
+        match unsafe { libloading::Library::new(&path) } {
+            Ok(library) => std::mem::forget(library),
+            Err(error) => eprintln!("{}: {error}", path.display()),
+        }
+    }
+}
+
+/// Every step allocates the same few hundred megabytes. glibc would give them back to the kernel and fault them in anew,
+/// which costs a fifth of the speed on a CPU.
+fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn mallopt(parameter: std::ffi::c_int, value: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        const M_TRIM_THRESHOLD: std::ffi::c_int = -1;
+        const M_MMAP_THRESHOLD: std::ffi::c_int = -3;
+        // SAFETY: glibc's own function with its documented parameters; it only changes when memory is given back.
+        unsafe {
+            mallopt(M_MMAP_THRESHOLD, 1 << 30);
+            mallopt(M_TRIM_THRESHOLD, std::ffi::c_int::MAX);
+        }
+    }
+}

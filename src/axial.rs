@@ -1,0 +1,197 @@
+//! A Z stack that is coarsely sampled along Z → an isotropic stack. Z is resampled to the pixel size by linear
+//! interpolation, a 2-D network restores every XZ slice and every YZ slice, and the two results are averaged, as CARE
+//! does (Weigert et al. 2018). One time point at a time is held in memory.
+
+use crate::restore::{self, OnProgress, Progress};
+use crate::{
+    Error, Image, ImageInfo, Model, PixelType, PlaneIndex, PlaneSink, PlaneSource, RestoreOptions, Result, Shape,
+};
+
+/// What becomes of the Z axis: as many planes as fit, one pixel size apart.
+pub(crate) fn resample_info(info: &mut ImageInfo, scale: [usize; 3]) -> Result<()> {
+    if info.shape.z < 2 {
+        return Err(Error::ShapeMismatch {
+            expected: "a stack of at least 2 Z planes, to restore its axial resolution".into(),
+            found: format!("{} (axes {})", info.shape.z, info.axes),
+        });
+    }
+    if scale != [1; 3] {
+        return Err(Error::InvalidOption(format!(
+            "task axial needs a 2-D model whose output has the grid of its input; this one's scale is {scale:?}"
+        )));
+    }
+    let (Some(pixel), Some(step)) = (info.pixel_size_um, info.z_step_um) else {
+        return Err(Error::InvalidOption(
+            "task axial needs the pixel size and the z step in µm, which the image lacks; give both".into(),
+        ));
+    };
+    let planes = ((info.shape.z - 1) as f64 * step / pixel * (1.0 + 1e-9)).floor() + 1.0;
+    if !(2.0..=1e6).contains(&planes) {
+        return Err(Error::InvalidOption(format!(
+            "pixel size {pixel} µm and z step {step} µm make {planes} planes of {}; expected a pixel size near the \
+             z step or below it",
+            info.shape.z
+        )));
+    }
+    info.shape.z = planes as usize;
+    info.z_step_um = Some(pixel);
+    info.extra.imagej_metadata = None;
+    Ok(())
+}
+
+/// Restores every time point of `source`; `output` is what [`restore::output_info`] says.
+pub(crate) fn restore_stack(
+    model: &Model,
+    source: &mut dyn PlaneSource,
+    output: &ImageInfo,
+    sink: &mut dyn PlaneSink,
+    options: &RestoreOptions,
+    progress: OnProgress,
+) -> Result<()> {
+    if model.network().spatial_axes() != 2 {
+        return Err(Error::InvalidOption("task axial needs a 2-D model, which restores XZ and YZ slices".into()));
+    }
+    let input = source.info().clone();
+    let step = (input.shape.z - 1) as f64 / (output.shape.z - 1) as f64;
+    let step = output.pixel_size_um.zip(options.z_step_um.or(input.z_step_um)).map_or(step, |(pixel, z)| pixel / z);
+    let volume = Shape { t: 1, ..output.shape };
+    let limit = options.memory_limit_mb.unwrap_or(restore::DEFAULT_MEMORY_LIMIT_MB);
+    let needed = (volume.len() as u64).saturating_mul(3 * 4) >> 20;
+    if needed >= limit {
+        return Err(Error::InvalidOption(format!(
+            "memory limit {limit} MB: a time point of {} isotropic planes needs about {} MB; raise the limit, or \
+             restore one channel at a time",
+            volume.z,
+            needed + 1
+        )));
+    }
+    let rest = RestoreOptions { memory_limit_mb: Some(limit - needed), channel: None, ..options.clone() };
+
+    let info = ImageInfo::new(volume, PixelType::F32);
+    let slices = [Slices::shape(volume, 'Y'), Slices::shape(volume, 'X')];
+    let mut total = 0;
+    for shape in slices {
+        total += restore::count_tiles(model, &ImageInfo::new(shape, PixelType::F32), &rest)?;
+    }
+    total *= input.shape.t as u64;
+    let fitted = restore::fit(model, source, options, &mut || progress(Progress { done: 0, total }))?;
+
+    let first = options.channel.unwrap_or(0);
+    let mut before = 0;
+    for t in 0..input.shape.t {
+        let mut isotropic = Image::zeros(info.clone());
+        resample(source, t, first, step, &mut isotropic)?;
+        let mut mean = vec![0.0; volume.len()];
+        for across in ['Y', 'X'] {
+            let mut slices = Slices::new(&isotropic, across);
+            let mut average = Average { stack: &mut mean, volume, across };
+            let mut tiles = 0;
+            restore::run(model, &mut slices, &mut average, &rest, &fitted, &mut |report| {
+                tiles = report.total;
+                progress(Progress { done: before + report.done, total })
+            })?;
+            before += tiles;
+        }
+        let mean = Image::new(info.clone(), mean)?;
+        for z in 0..volume.z {
+            for c in 0..volume.c {
+                sink.write_plane(PlaneIndex { t, c, z }, mean.plane(PlaneIndex { t: 0, c, z }))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills `isotropic` with the planes of a time point, channels from `first`, plane `z` being at `z * step` of the
+/// source.
+fn resample(source: &mut dyn PlaneSource, t: usize, first: usize, step: f64, isotropic: &mut Image) -> Result<()> {
+    let Shape { c: channels, z: planes, .. } = isotropic.info.shape;
+    let len = isotropic.info.shape.plane_len();
+    let depth = source.info().shape.z;
+    for c in 0..channels {
+        let mut read = |z: usize, plane: &mut [f32]| source.read_plane(PlaneIndex { t, c: first + c, z }, plane);
+        let (mut below, mut above) = (vec![0.0; len], vec![0.0; len]);
+        let mut at = 0;
+        read(0, &mut below)?;
+        read(1, &mut above)?;
+        for z in 0..planes {
+            let position = z as f64 * step;
+            while at + 2 < depth && position >= (at + 1) as f64 {
+                at += 1;
+                std::mem::swap(&mut below, &mut above);
+                read(at + 1, &mut above)?;
+            }
+            let part = (position - at as f64).clamp(0.0, 1.0) as f32;
+            let plane: Vec<f32> = below.iter().zip(&above).map(|(&a, &b)| mix(a, b, part)).collect();
+            isotropic.write_plane(PlaneIndex { t: 0, c, z }, &plane)?;
+        }
+    }
+    Ok(())
+}
+
+/// Linear interpolation that takes nothing from a sample that does not count.
+fn mix(a: f32, b: f32, part: f32) -> f32 {
+    match part {
+        0.0 => a,
+        1.0 => b,
+        _ => a + (b - a) * part,
+    }
+}
+
+/// A stack seen as slices across Y (rows Z, columns X) or across X (rows Z, columns Y); the axis cut across plays the
+/// part of Z.
+struct Slices<'a> {
+    stack: &'a Image,
+    across: char,
+    info: ImageInfo,
+}
+
+impl<'a> Slices<'a> {
+    fn new(stack: &'a Image, across: char) -> Self {
+        let info = ImageInfo::new(Self::shape(stack.info.shape, across), PixelType::F32);
+        Self { stack, across, info }
+    }
+
+    fn shape(volume: Shape, across: char) -> Shape {
+        let (slices, columns) = if across == 'Y' { (volume.y, volume.x) } else { (volume.x, volume.y) };
+        Shape { z: slices, y: volume.z, x: columns, ..volume }
+    }
+
+    /// Position in the stack of row `z`, column `column` of a slice.
+    fn position(volume: Shape, across: char, index: PlaneIndex, z: usize, column: usize) -> usize {
+        let (y, x) = if across == 'Y' { (index.z, column) } else { (column, index.z) };
+        ((index.c * volume.z + z) * volume.y + y) * volume.x + x
+    }
+}
+
+impl PlaneSource for Slices<'_> {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn read_plane(&mut self, index: PlaneIndex, samples: &mut [f32]) -> Result<()> {
+        let columns = self.info.shape.x;
+        for (i, sample) in samples.iter_mut().enumerate() {
+            let at = Self::position(self.stack.info.shape, self.across, index, i / columns, i % columns);
+            *sample = self.stack.samples[at];
+        }
+        Ok(())
+    }
+}
+
+/// Adds half of every restored slice to a stack.
+struct Average<'a> {
+    stack: &'a mut [f32],
+    volume: Shape,
+    across: char,
+}
+
+impl PlaneSink for Average<'_> {
+    fn write_plane(&mut self, index: PlaneIndex, samples: &[f32]) -> Result<()> {
+        let columns = Slices::shape(self.volume, self.across).x;
+        for (i, sample) in samples.iter().enumerate() {
+            self.stack[Slices::position(self.volume, self.across, index, i / columns, i % columns)] += 0.5 * sample;
+        }
+        Ok(())
+    }
+}

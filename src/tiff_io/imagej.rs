@@ -1,0 +1,235 @@
+//! ImageJ's metadata, both ways: the `key=value` lines in ImageDescription (sizes, calibration, display), and the
+//! binary blocks in tags 50838 and 50839 (Info, slice labels, display ranges, lookup tables, overlays). Pages of a
+//! hyperstack follow each other with C fastest, then Z, then T.
+//!
+//! ImageJ reads the planes of its own files as one run of bytes after the first page's offset and ignores the other
+//! directories; `write` therefore keeps the planes contiguous.
+
+use crate::image::ImageJMetadata;
+use crate::{ImageInfo, PixelType};
+use std::fmt::Write;
+
+/// Keys that are written anew; all others are carried.
+const OWN_KEYS: [&str; 11] = [
+    "ImageJ",
+    "images",
+    "channels",
+    "slices",
+    "frames",
+    "hyperstack",
+    "unit",
+    "yunit",
+    "zunit",
+    "spacing",
+    "finterval",
+];
+
+/// The lines of an ImageDescription that begins with `ImageJ=`.
+pub(super) struct Description(Vec<(String, String)>);
+
+impl Description {
+    /// Parses a description; `None` where it is not ImageJ's.
+    pub fn parse(text: &str) -> Option<Self> {
+        let pairs = || text.lines().filter_map(|line| line.trim_end_matches('\r').split_once('='));
+        text.starts_with("ImageJ=").then(|| Self(pairs().map(|(k, v)| (k.trim().into(), v.trim().into())).collect()))
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    fn count(&self, key: &str) -> Option<usize> {
+        self.get(key)?.parse().ok().filter(|&count| count > 0)
+    }
+
+    fn positive(&self, key: &str) -> Option<f64> {
+        self.get(key)?.parse().ok().filter(|value: &f64| value.is_finite() && *value > 0.0)
+    }
+
+    /// Number of planes, where it is given.
+    pub fn images(&self) -> Option<usize> {
+        self.count("images")
+    }
+
+    /// Lengths of T, Z and C as pages follow each other, slowest first; `None` where they contradict `planes`.
+    pub fn dims(&self, planes: usize) -> Option<Vec<(char, usize)>> {
+        let axes = [('T', "frames"), ('Z', "slices"), ('C', "channels")];
+        let dims = axes.map(|(axis, key)| (axis, self.count(key).unwrap_or(1)));
+        let product = dims.iter().try_fold(1usize, |product, &(_, len)| product.checked_mul(len))?;
+        if product == planes {
+            return Some(dims.to_vec());
+        }
+        // A plain stack has no `slices`.
+        (product == 1 && self.images() == Some(planes)).then(|| vec![('Z', planes)])
+    }
+
+    /// Length of the unit in µm.
+    pub fn unit_um(&self) -> Option<f64> {
+        unit_um(self.get("unit")?)
+    }
+
+    /// Z step in µm.
+    pub fn z_step_um(&self) -> Option<f64> {
+        let unit = self.get("zunit").map_or_else(|| self.unit_um(), unit_um)?;
+        // Stacks that were scanned downwards have a negative spacing.
+        let spacing = self.get("spacing")?.parse::<f64>().ok()?.abs();
+        (spacing.is_finite() && spacing > 0.0).then_some(spacing * unit)
+    }
+
+    /// Time between frames in seconds.
+    pub fn frame_interval_s(&self) -> Option<f64> {
+        let unit = match self.get("tunit").unwrap_or("s") {
+            "ms" | "msec" => 1e-3,
+            "min" | "minute" | "minutes" => 60.0,
+            "h" | "hour" | "hours" => 3600.0,
+            _ => 1.0,
+        };
+        Some(self.positive("finterval")? * unit)
+    }
+
+    /// What is carried to the result as it is.
+    pub fn carried(self) -> Vec<(String, String)> {
+        // The time unit goes with the interval, which is written in seconds.
+        self.0.into_iter().filter(|(key, _)| !OWN_KEYS.contains(&key.as_str()) && key != "tunit").collect()
+    }
+}
+
+/// Length in µm of a unit by any of its names.
+pub(super) fn unit_um(unit: &str) -> Option<f64> {
+    Some(match unit.replace("\\u00B5", "µ").replace("\\u00b5", "µ").replace('μ', "µ").as_str() {
+        "µm" | "um" | "micron" | "microns" | "micrometer" | "micrometers" | "micrometre" => 1.0,
+        "nm" | "nanometer" | "nanometers" => 1e-3,
+        "pm" => 1e-6,
+        "Å" | "A" | "angstrom" => 1e-4,
+        "mm" | "millimeter" | "millimeters" => 1e3,
+        "cm" | "centimeter" | "centimeters" => 1e4,
+        "m" | "meter" | "meters" => 1e6,
+        "inch" | "inches" | "in" | "\"" => 25_400.0,
+        _ => return None,
+    })
+}
+
+/// The ImageDescription of an image.
+pub(super) fn describe(info: &ImageInfo) -> String {
+    let shape = info.shape;
+    let mut text = String::from("ImageJ=1.53t\n");
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        writeln!(text, "{key}={value}").expect("writing to a string cannot fail");
+    };
+    if shape.planes() > 1 {
+        line("images", &shape.planes());
+        for (key, len) in [("channels", shape.c), ("slices", shape.z), ("frames", shape.t)] {
+            if len > 1 {
+                line(key, &len);
+            }
+        }
+        let several = [shape.c, shape.z, shape.t].iter().filter(|&&len| len > 1).count();
+        if several > 1 || shape.c > 1 || shape.t > 1 {
+            line("hyperstack", &true);
+        }
+    }
+    if info.pixel_size_um.is_some() || info.z_step_um.is_some() {
+        line("unit", &"micron");
+    }
+    if let Some(step) = info.z_step_um {
+        line("spacing", &step);
+    }
+    if let Some(interval) = info.frame_interval_s {
+        line("finterval", &interval);
+    }
+    for (key, value) in &info.extra.imagej {
+        // A calibration of grey values belongs to the integers of the source; a line break would end the value.
+        let calibration = matches!(key.as_str(), "cf" | "c0" | "c1" | "c2" | "c3" | "c4" | "vunit");
+        let integer = matches!(info.pixel_type, PixelType::U8 | PixelType::U16);
+        let clean = !key.contains(['\n', '\r', '\0', '=']) && !value.contains(['\n', '\r', '\0']);
+        if clean && !OWN_KEYS.contains(&key.as_str()) && (!calibration || integer) {
+            line(key, value);
+        }
+    }
+    text
+}
+
+/// One block of tag 50839: its type, such as `info` or `labl`, and its bytes, little-endian.
+type Block = ([u8; 4], Vec<u8>);
+
+/// Tags 50838 and 50839 for the result, little-endian: what the source had and what still fits, with `note` at
+/// the end of the Info text. `None` where there is nothing to say.
+pub(super) fn binary_metadata(info: &ImageInfo, note: &str) -> Option<(Vec<u32>, Vec<u8>)> {
+    let mut blocks = info.extra.imagej_metadata.as_ref().and_then(decode).unwrap_or_default();
+    let count = |blocks: &[Block], kind: &[u8; 4]| blocks.iter().filter(|block| &block.0 == kind).count();
+    // Labels are one a plane, lookup tables one a channel, ranges two doubles a channel.
+    if count(&blocks, b"labl") != info.shape.planes() {
+        blocks.retain(|block| &block.0 != b"labl");
+    }
+    if count(&blocks, b"luts") != info.shape.c {
+        blocks.retain(|block| &block.0 != b"luts");
+    }
+    blocks.retain(|(kind, bytes)| kind != b"rang" || bytes.len() == 16 * info.shape.c);
+    if !note.is_empty() {
+        let mut utf16 = note.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+        match blocks.iter_mut().find(|block| &block.0 == b"info") {
+            Some((_, old)) => {
+                if !old.is_empty() && !old.ends_with(&[b'\n', 0]) {
+                    old.extend([b'\n', 0]);
+                }
+                old.append(&mut utf16);
+            }
+            // ImageJ wants the blocks in the order of their types here: Info first.
+            None => blocks.insert(0, (*b"info", utf16)),
+        }
+    }
+    encode(&blocks)
+}
+
+/// Width of the numbers in a block, for the change of byte order.
+fn word(kind: &[u8; 4]) -> usize {
+    match kind {
+        b"info" | b"labl" | b"prop" => 2,
+        b"rang" => 8,
+        // Lookup tables are bytes; regions of interest are big-endian in every file.
+        _ => 1,
+    }
+}
+
+/// Blocks of the source; `None` where they are damaged, in which case they are dropped.
+fn decode(metadata: &ImageJMetadata) -> Option<Vec<Block>> {
+    let number = |bytes: &[u8]| {
+        let bytes: [u8; 4] = bytes.try_into().ok()?;
+        Some(if metadata.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+    };
+    let (&header_len, counts) = metadata.counts.split_first()?;
+    let (header, mut data) = metadata.data.split_at_checked(header_len as usize)?;
+    if number(header.get(..4)?)? != u32::from_be_bytes(*b"IJIJ") {
+        return None;
+    }
+    let mut blocks = Vec::new();
+    let mut counts = counts.iter();
+    for entry in header[4..].chunks_exact(8) {
+        let kind = number(&entry[..4])?.to_be_bytes();
+        for _ in 0..number(&entry[4..])? {
+            let (block, rest) = data.split_at_checked(*counts.next()? as usize)?;
+            data = rest;
+            let mut block = block.to_vec();
+            if metadata.big_endian {
+                block.chunks_exact_mut(word(&kind)).for_each(<[u8]>::reverse);
+            }
+            blocks.push((kind, block));
+        }
+    }
+    Some(blocks)
+}
+
+fn encode(blocks: &[Block]) -> Option<(Vec<u32>, Vec<u8>)> {
+    let mut header = b"JIJI".to_vec();
+    for group in blocks.chunk_by(|a, b| a.0 == b.0) {
+        header.extend(u32::from_be_bytes(group[0].0).to_le_bytes());
+        header.extend(u32::try_from(group.len()).ok()?.to_le_bytes());
+    }
+    let mut counts = vec![u32::try_from(header.len()).ok()?];
+    let mut data = header;
+    for (_, block) in blocks {
+        counts.push(u32::try_from(block.len()).ok()?);
+        data.extend(block);
+    }
+    (!blocks.is_empty()).then_some((counts, data))
+}

@@ -1,0 +1,466 @@
+//! The contract through the C interface of the library as it is built, opened at run time as the plug-ins do; and
+//! what can be wrong only in C: pointers, numbers, text, buffers, threads.
+
+mod common;
+
+use common::contract::{Binding, Failure, Request, Samples, Type};
+use common::models;
+use common::tools::{library, repository};
+use libloading::Library;
+use serde_json::Value;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::path::Path;
+use std::ptr::{null, null_mut};
+use std::sync::LazyLock;
+
+type Handle = *mut c_void;
+type Progress = Option<unsafe extern "C" fn(u64, u64, *mut c_void) -> i32>;
+
+const OK: i32 = 0;
+const INVALID_ARGUMENT: i32 = 1;
+const BUFFER_TOO_SMALL: i32 = 2;
+const SHAPE_MISMATCH: i32 = 3;
+const INVALID_OPTION: i32 = 4;
+const NAMES: [&str; 10] = [
+    "Ok",
+    "InvalidArgument",
+    "BufferTooSmall",
+    "ShapeMismatch",
+    "InvalidOption",
+    "BadModel",
+    "Io",
+    "Inference",
+    "Cancelled",
+    "Internal",
+];
+const F32: i32 = 3;
+
+macro_rules! api {
+    ($($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        /// The functions of `mdr.h`, typed a second time by hand, as a binding in another language does it.
+        struct Api {
+            $($name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            library: Library,
+        }
+
+        impl Api {
+            fn open() -> Self {
+                // SAFETY: loading libmdr runs no code of its own, and the types are those of `mdr.h`.
+                unsafe {
+                    let library = Library::new(library()).expect("libmdr opens");
+                    Self { $($name: *library.get(stringify!($name)).expect(stringify!($name)),)* library }
+                }
+            }
+        }
+    };
+}
+
+api! {
+    mdr_abi_version: fn() -> u32;
+    mdr_version: fn() -> *const c_char;
+    mdr_last_error: fn() -> *const c_char;
+    mdr_builtin_models: fn(*mut c_char, usize, *mut usize) -> i32;
+    mdr_model_builtin: fn(*const c_char, *mut Handle) -> i32;
+    mdr_model_load: fn(*const c_char, *mut Handle) -> i32;
+    mdr_model_from_memory: fn(*const c_char, *const u8, usize, *mut Handle) -> i32;
+    mdr_model_free: fn(Handle);
+    mdr_model_facts: fn(Handle, *mut c_char, usize, *mut usize) -> i32;
+    mdr_output_shape: fn(Handle, *const c_char, *const usize, *const c_char, *mut usize) -> i32;
+    mdr_output_info: fn(
+        Handle, *const c_char, *const usize, *const c_char, *mut c_char, usize, *mut usize
+    ) -> i32;
+    mdr_restore: fn(
+        Handle, *const c_void, i32, *const c_char, *const usize, *const i64, *const c_char, Progress, *mut c_void,
+        *mut c_void, i32, usize
+    ) -> i32;
+}
+
+static API: LazyLock<Api> = LazyLock::new(Api::open);
+
+struct Model(Handle);
+
+// SAFETY: `mdr.h` promises that several threads may use one model.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from the library and is freed once.
+        unsafe { (API.mdr_model_free)(self.0) }
+    }
+}
+
+fn last_error() -> String {
+    // SAFETY: never NULL, and valid until this thread's next call.
+    unsafe { CStr::from_ptr((API.mdr_last_error)()) }.to_str().expect("UTF-8").to_owned()
+}
+
+fn check(status: i32) -> Result<(), Failure> {
+    match status {
+        OK => {
+            assert_eq!(last_error(), "", "success clears the last error");
+            Ok(())
+        }
+        _ => Err(Failure { status: NAMES[status as usize], message: last_error() }),
+    }
+}
+
+fn c(text: &str) -> CString {
+    CString::new(text).expect("no NUL in tests")
+}
+
+fn loaded(load: impl FnOnce(*mut Handle) -> i32) -> Result<Model, Failure> {
+    let mut handle = null_mut();
+    let status = load(&mut handle);
+    assert_eq!(status == OK, !handle.is_null(), "the handle is written on success only");
+    check(status).map(|()| Model(handle))
+}
+
+/// Asks for the size, allocates, asks again; `call` takes buffer, capacity and needed.
+fn json(mut call: impl FnMut(*mut c_char, usize, *mut usize) -> i32) -> Result<Value, Failure> {
+    let mut needed = 0;
+    let status = call(null_mut(), 0, &mut needed);
+    if status != BUFFER_TOO_SMALL {
+        return Err(check(status).expect_err("an empty buffer holds no JSON"));
+    }
+    let mut buffer = vec![b'?'; needed + 1];
+    let short = call(buffer.as_mut_ptr().cast(), needed - 1, &mut needed);
+    assert_eq!(short, BUFFER_TOO_SMALL);
+    assert!(buffer.iter().all(|&byte| byte == b'?'), "a buffer that is too small is left untouched");
+    check(call(buffer.as_mut_ptr().cast(), needed, null_mut()))?;
+    assert_eq!(buffer.pop(), Some(b'?'), "written behind the end");
+    assert_eq!(buffer.pop(), Some(0), "ends with NUL");
+    assert!(!buffer.contains(&0));
+    Ok(serde_json::from_slice(&buffer).expect("JSON"))
+}
+
+fn number(kind: Type) -> i32 {
+    match kind {
+        Type::U8 => 1,
+        Type::U16 => 2,
+        Type::F32 => F32,
+    }
+}
+
+struct CAbi;
+
+impl Binding for CAbi {
+    type Model = Model;
+
+    fn load(&self, path: &Path) -> Result<Model, Failure> {
+        let path = c(path.to_str().expect("UTF-8"));
+        // SAFETY: text and out-parameter live during the call; so below.
+        loaded(|out| unsafe { (API.mdr_model_load)(path.as_ptr(), out) })
+    }
+
+    fn load_bytes(&self, name: &str, bytes: &[u8]) -> Result<Model, Failure> {
+        let name = c(name);
+        // SAFETY: as above.
+        loaded(|out| unsafe { (API.mdr_model_from_memory)(name.as_ptr(), bytes.as_ptr(), bytes.len(), out) })
+    }
+
+    fn builtin(&self, task: &str) -> Result<Model, Failure> {
+        let task = c(task);
+        // SAFETY: as above.
+        loaded(|out| unsafe { (API.mdr_model_builtin)(task.as_ptr(), out) })
+    }
+
+    fn facts(&self, model: &Model) -> Value {
+        // SAFETY: as above.
+        json(|buffer, capacity, needed| unsafe { (API.mdr_model_facts)(model.0, buffer, capacity, needed) })
+            .expect("facts")
+    }
+
+    fn output_info(&self, model: &Model, request: &Request) -> Result<Value, Failure> {
+        let (axes, options) = (c(request.axes), request.options.map(c));
+        let options = options.as_ref().map_or(null(), |options| options.as_ptr());
+        let shape = request.shape.as_ptr();
+        let info = json(|buffer, capacity, needed| {
+            // SAFETY: as above.
+            unsafe { (API.mdr_output_info)(model.0, axes.as_ptr(), shape, options, buffer, capacity, needed) }
+        })?;
+        // In place, as the header allows.
+        let mut lengths = request.shape.clone();
+        // SAFETY: as above.
+        let status = unsafe {
+            let lengths = lengths.as_mut_ptr();
+            (API.mdr_output_shape)(model.0, axes.as_ptr(), lengths, options, lengths)
+        };
+        check(status)?;
+        assert_eq!(info["shape"], serde_json::json!(lengths));
+        Ok(info)
+    }
+
+    fn restore(
+        &self,
+        model: &Model,
+        request: &Request,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Samples, Failure> {
+        /// `user` leads to a `&mut dyn FnMut`.
+        unsafe extern "C" fn call(done: u64, total: u64, user: *mut c_void) -> i32 {
+            // SAFETY: `user` is what `restore` handed in below.
+            let progress = unsafe { &mut *user.cast::<&mut dyn FnMut(u64, u64) -> bool>() };
+            progress(done, total).into()
+        }
+        let (axes, options) = (c(request.axes), request.options.map(c));
+        let options = options.as_ref().map_or(null(), |options| options.as_ptr());
+        let strides = request.strides.as_ref().map_or(null(), |strides| strides.as_ptr());
+        let mut shape = request.shape.clone();
+        // SAFETY: as above.
+        let status =
+            unsafe { (API.mdr_output_shape)(model.0, axes.as_ptr(), shape.as_ptr(), options, shape.as_mut_ptr()) };
+        check(status)?;
+        let len = shape.iter().product();
+        let input: *const c_void = match &request.samples {
+            Samples::U8(samples) => samples[request.start..].as_ptr().cast(),
+            Samples::U16(samples) => samples[request.start..].as_ptr().cast(),
+            Samples::F32(samples) => samples[request.start..].as_ptr().cast(),
+        };
+        let mut restored = match request.output {
+            Type::U8 => Samples::U8(vec![7; len]),
+            Type::U16 => Samples::U16(vec![7; len]),
+            Type::F32 => Samples::F32(vec![7.0; len]),
+        };
+        let output: *mut c_void = match &mut restored {
+            Samples::U8(samples) => samples.as_mut_ptr().cast(),
+            Samples::U16(samples) => samples.as_mut_ptr().cast(),
+            Samples::F32(samples) => samples.as_mut_ptr().cast(),
+        };
+        let mut progress = progress;
+        let user = (&raw mut progress).cast();
+        let (from, to) = (number(request.samples.kind()), number(request.output));
+        // SAFETY: buffers are as large as shape and strides say, and everything lives during the call.
+        let status = unsafe {
+            let (axes, shape) = (axes.as_ptr(), request.shape.as_ptr());
+            (API.mdr_restore)(model.0, input, from, axes, shape, strides, options, Some(call), user, output, to, len)
+        };
+        check(status).map(|()| restored)
+    }
+}
+
+contract!(CAbi);
+
+fn identity() -> Model {
+    CAbi.load_bytes("identity", &models::identity()).expect("a model")
+}
+
+#[track_caller]
+fn refused(status: i32, expected: i32, words: &str) {
+    let message = last_error();
+    assert_eq!(NAMES[status as usize], NAMES[expected as usize], "{message}");
+    assert!(message.contains(words), "{words:?} is not in {message:?}");
+}
+
+#[test]
+fn library_has_every_function_of_the_header() {
+    let header = std::fs::read_to_string(repository("include/mdr.h")).expect("mdr.h");
+    let names: Vec<&str> = header
+        .match_indices(" (\n")
+        .chain(header.match_indices(" (void);"))
+        .filter_map(|(end, _)| header[..end].split_whitespace().next_back())
+        .collect();
+    assert_eq!(names.len(), 12, "{names:?}");
+    for name in names {
+        assert!(name.starts_with("mdr_"), "{name}");
+        // SAFETY: the symbol is looked up, not called.
+        assert!(unsafe { API.library.get::<*const c_void>(name) }.is_ok(), "{name} is not in the library");
+    }
+    let version = format!("#define MDR_ABI_VERSION {}\n", unsafe { (API.mdr_abi_version)() });
+    assert!(header.contains(&version), "{version}");
+}
+
+#[test]
+fn version_is_the_package_version() {
+    // SAFETY: static text.
+    assert_eq!(unsafe { CStr::from_ptr((API.mdr_version)()) }.to_str(), Ok(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn builtin_models_are_listed() {
+    // SAFETY: as for every text buffer.
+    let list = json(|buffer, capacity, needed| unsafe { (API.mdr_builtin_models)(buffer, capacity, needed) });
+    let list = list.expect("a list");
+    let tasks: Vec<&Value> = list.as_array().expect("an array").iter().map(|facts| &facts["task"]).collect();
+    assert!(tasks.contains(&&Value::from("denoise")), "{list}");
+    for task in tasks {
+        CAbi.builtin(task.as_str().expect("a task")).expect("what is listed can be loaded");
+    }
+}
+
+#[test]
+fn freeing_null_is_fine() {
+    // SAFETY: the header allows it.
+    unsafe { (API.mdr_model_free)(null_mut()) }
+}
+
+#[test]
+fn freeing_keeps_the_last_error() {
+    let model = identity();
+    assert!(CAbi.builtin("deblur").is_err());
+    drop(model);
+    assert!(last_error().contains("deblur"));
+}
+
+#[test]
+fn null_and_text_arguments_are_checked() {
+    let model = identity();
+    let (axes, shape, name) = (c("YX"), [4_usize, 4], c("name"));
+    let latin1 = [b'm', 0xfc, 0];
+    let latin1: *const c_char = latin1.as_ptr().cast();
+    let misaligned_handle = model.0.wrapping_byte_add(1);
+    let mut handle = null_mut();
+    let mut lengths = [0_usize; 2];
+    let mut needed = 0_usize;
+    // SAFETY: each call has one wrong pointer, which the library refuses before it is used.
+    unsafe {
+        refused((API.mdr_model_load)(null(), &mut handle), INVALID_ARGUMENT, "path is NULL");
+        refused((API.mdr_model_load)(name.as_ptr(), null_mut()), INVALID_ARGUMENT, "out is NULL");
+        refused((API.mdr_model_load)(latin1, &mut handle), INVALID_ARGUMENT, "path is not UTF-8");
+        refused((API.mdr_model_builtin)(null(), &mut handle), INVALID_ARGUMENT, "task is NULL");
+        refused((API.mdr_model_builtin)(latin1, &mut handle), INVALID_ARGUMENT, "task is not UTF-8");
+        let load = API.mdr_model_from_memory;
+        refused(load(null(), [0].as_ptr(), 1, &mut handle), INVALID_ARGUMENT, "name is NULL");
+        refused(load(name.as_ptr(), null(), 1, &mut handle), INVALID_ARGUMENT, "bytes is NULL");
+        refused(load(name.as_ptr(), [0].as_ptr(), usize::MAX, &mut handle), INVALID_ARGUMENT, "bytes");
+        refused(load(name.as_ptr(), [0].as_ptr(), 1, null_mut()), INVALID_ARGUMENT, "out is NULL");
+        let odd = (&raw mut handle).wrapping_byte_add(1);
+        refused(load(name.as_ptr(), [0].as_ptr(), 1, odd), INVALID_ARGUMENT, "out is misaligned");
+        let facts = API.mdr_model_facts;
+        refused(facts(null_mut(), null_mut(), 0, &mut needed), INVALID_ARGUMENT, "model is NULL");
+        refused(facts(misaligned_handle, null_mut(), 0, &mut needed), INVALID_ARGUMENT, "model is misaligned");
+        refused(facts(model.0, null_mut(), 100_000, &mut needed), INVALID_ARGUMENT, "buffer is NULL");
+        let odd = (&raw mut needed).wrapping_byte_add(1);
+        refused(facts(model.0, null_mut(), 0, odd), INVALID_ARGUMENT, "needed is misaligned");
+        refused(facts(model.0, null_mut(), 0, null_mut()), BUFFER_TOO_SMALL, "needed");
+        let (axes, shape, lengths) = (axes.as_ptr(), shape.as_ptr(), lengths.as_mut_ptr());
+        let output = API.mdr_output_shape;
+        refused(output(null_mut(), axes, shape, null(), lengths), INVALID_ARGUMENT, "model is NULL");
+        refused(output(model.0, null(), shape, null(), lengths), INVALID_ARGUMENT, "axes is NULL");
+        refused(output(model.0, axes, null(), null(), lengths), INVALID_ARGUMENT, "shape is NULL");
+        refused(output(model.0, axes, shape, latin1, lengths), INVALID_ARGUMENT, "options is not UTF-8");
+        refused(output(model.0, axes, shape, null(), null_mut()), INVALID_ARGUMENT, "out_shape is NULL");
+        let odd = shape.wrapping_byte_add(1);
+        refused(output(model.0, axes, odd, null(), lengths), INVALID_ARGUMENT, "shape is misaligned");
+        for axes in ["", "Y", "XZ", "YYX", "SYX", "Y X"] {
+            refused(output(model.0, c(axes).as_ptr(), shape, null(), lengths), INVALID_ARGUMENT, "axes");
+        }
+        for shape in [[0, 4], [4, 0], [usize::MAX, usize::MAX], [1 << 40, 1 << 40]] {
+            refused(output(model.0, axes, shape.as_ptr(), null(), lengths), INVALID_ARGUMENT, "shape");
+        }
+    }
+    assert!(handle.is_null() && lengths == [0; 2], "results are written on success only");
+}
+
+/// Arguments of `mdr_restore`; a test changes one.
+struct Call {
+    model: Handle,
+    input: *const c_void,
+    input_type: i32,
+    axes: CString,
+    shape: Vec<usize>,
+    strides: *const i64,
+    options: *const c_char,
+    output: *mut c_void,
+    output_type: i32,
+    output_len: usize,
+}
+
+impl Call {
+    fn run(self) -> i32 {
+        // SAFETY: the tests below pass buffers of the right size, or such as the library refuses unread.
+        unsafe {
+            (API.mdr_restore)(
+                self.model,
+                self.input,
+                self.input_type,
+                self.axes.as_ptr(),
+                self.shape.as_ptr(),
+                self.strides,
+                self.options,
+                None,
+                null_mut(),
+                self.output,
+                self.output_type,
+                self.output_len,
+            )
+        }
+    }
+}
+
+#[test]
+fn restore_refuses_wrong_buffers() {
+    let model = identity();
+    let samples = [1.0_f32; 40];
+    let mut output = [7.0_f32; 16];
+    let (start, end) = (samples.as_ptr(), output.as_mut_ptr());
+    let call = || Call {
+        model: model.0,
+        input: start.cast(),
+        input_type: F32,
+        axes: c("YX"),
+        shape: vec![4, 4],
+        strides: null(),
+        options: null(),
+        output: end.cast(),
+        output_type: F32,
+        output_len: 16,
+    };
+    let bad = |changed: Call, words| refused(changed.run(), INVALID_ARGUMENT, words);
+
+    bad(Call { model: null_mut(), ..call() }, "model is NULL");
+    bad(Call { input: null(), ..call() }, "input is NULL");
+    bad(Call { output: null_mut(), ..call() }, "output is NULL");
+    bad(Call { input: start.wrapping_byte_add(1).cast(), ..call() }, "input is misaligned");
+    bad(Call { output: end.wrapping_byte_add(2).cast(), ..call() }, "output is misaligned");
+    for number in [0, 4, -1, i32::MAX] {
+        bad(Call { input_type: number, ..call() }, "input_type");
+        bad(Call { output_type: number, ..call() }, "output_type");
+    }
+    bad(Call { shape: vec![4, 0], ..call() }, "length of X is 0");
+    bad(Call { shape: vec![usize::MAX, 3], ..call() }, "shape");
+    for strides in [[i64::MAX, 1], [i64::MIN, 1], [1 << 62, 1 << 62]] {
+        bad(Call { strides: strides.as_ptr(), ..call() }, "strides");
+    }
+    let strides = [4_i64, 1, 0];
+    bad(Call { strides: strides.as_ptr().wrapping_byte_add(1), ..call() }, "strides is misaligned");
+
+    // Output inside the input, at its very end, and in the gap that strides leave.
+    let mut shared = [1.0_f32; 64];
+    let shared = shared.as_mut_ptr();
+    for at in [0, 4, 15] {
+        bad(Call { input: shared.cast(), output: shared.wrapping_add(at).cast(), ..call() }, "overlap");
+        bad(Call { input: shared.wrapping_add(at).cast(), output: shared.cast(), ..call() }, "overlap");
+    }
+    let gap = [12_i64, 1];
+    let output = shared.wrapping_add(4).cast();
+    bad(Call { input: shared.cast(), strides: gap.as_ptr(), output, ..call() }, "overlap");
+    let apart = Call { input: shared.cast(), output: shared.wrapping_add(16).cast(), ..call() };
+    assert_eq!(apart.run(), OK, "{}", last_error());
+
+    // One sample repeated over 2^20 by 2^20 pixels is a valid input, which the memory limit refuses unallocated.
+    let repeated = [0_i64, 0];
+    let output = shared.wrapping_add(16).cast();
+    let vast = Call { input: shared.cast(), strides: repeated.as_ptr(), shape: vec![1 << 20; 2], output, ..call() };
+    refused(Call { output_len: 1 << 40, ..vast }.run(), INVALID_OPTION, "memory limit");
+
+    refused(Call { output_len: 15, ..call() }.run(), SHAPE_MISMATCH, "16");
+    refused(Call { output_len: 17, ..call() }.run(), SHAPE_MISMATCH, "16");
+    refused(Call { options: c"{".as_ptr(), ..call() }.run(), INVALID_OPTION, "options");
+    refused(Call { options: c"[8]".as_ptr(), ..call() }.run(), INVALID_OPTION, "options");
+    assert_eq!(call().run(), OK, "{}", last_error());
+}
+
+#[test]
+fn each_thread_has_its_own_last_error() {
+    assert!(CAbi.builtin("first").is_err());
+    std::thread::spawn(|| {
+        assert_eq!(last_error(), "");
+        assert!(CAbi.builtin("second").is_err());
+        assert!(last_error().contains("second"));
+    })
+    .join()
+    .expect("no panic");
+    assert!(last_error().contains("first"), "{}", last_error());
+}

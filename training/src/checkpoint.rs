@@ -1,0 +1,54 @@
+//! A checkpoint: all of a method's tensors, the step, and the best validation so far, as one safetensors file. There is
+//! no random state to save: batches are a function of the seed and their number. Written under another name first, so
+//! that an interrupted save leaves the previous checkpoint whole.
+
+use crate::methods::{Method, State};
+use anyhow::{Context, Result};
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+const STEP: &str = "run.step";
+const BEST: &str = "run.best_psnr";
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Position {
+    /// Steps done.
+    pub step: u64,
+    /// Highest validation PSNR (dB, affine) so far; minus infinity before the first.
+    pub best_psnr: f64,
+}
+
+/// Writes a checkpoint.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn save(path: &Path, method: &dyn Method, position: Position) -> Result<()> {
+    let mut state = method.state();
+    state.insert(STEP.into(), Tensor::from_slice(&[position.step as i64]));
+    state.insert(BEST.into(), Tensor::from_slice(&[position.best_psnr]));
+    let tensors: Vec<(String, Tensor)> = state
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.detach().to_device(tch::Device::Cpu).contiguous()))
+        .collect();
+    let partial = path.with_extension("partial");
+    Tensor::write_safetensors(&tensors, &partial).with_context(|| format!("writing {}", partial.display()))?;
+    std::fs::rename(&partial, path).with_context(|| format!("renaming {}", partial.display()))
+}
+
+/// Reads a checkpoint into the method.
+///
+/// # Errors
+/// Where the file is missing, damaged, or of another network.
+pub fn load(path: &Path, method: &mut dyn Method) -> Result<Position> {
+    let context = || format!("checkpoint {}", path.display());
+    let state: State = Tensor::read_safetensors(path).with_context(context)?.into_iter().collect();
+    method.load(&state).with_context(context)?;
+    let scalar = |name: &str, kind| {
+        let tensor = state.get(name).filter(|tensor| tensor.numel() == 1 && tensor.kind() == kind);
+        tensor.with_context(|| format!("{}: lacks {name}", context()))
+    };
+    let step = scalar(STEP, Kind::Int64)?.int64_value(&[0]);
+    let best_psnr = scalar(BEST, Kind::Double)?.double_value(&[0]);
+    Ok(Position { step: step.max(0) as u64, best_psnr })
+}

@@ -1,0 +1,423 @@
+//! One plain struct per run, read from TOML; the resolved text is copied into the run folder. Every field has its
+//! default here, and an unknown name is an error: a typo must not train something else.
+
+use anyhow::{Context, Result, bail, ensure};
+use mdr::{Normalization, Task};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+use crate::methods::MethodKind;
+
+/// Everything that decides the result of a run, but the images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Which method is trained.
+    pub method: MethodKind,
+    /// What it learns to restore; also the folder below `--data`.
+    pub task: Task,
+    /// Seed of initial weights, split, crops, augmentation and noise.
+    #[serde(default)]
+    pub seed: u64,
+    /// The network.
+    #[serde(default)]
+    pub net: Net,
+    /// Images and their normalisation.
+    #[serde(default)]
+    pub data: Data,
+    /// Patches cut from them.
+    #[serde(default)]
+    pub patches: Patches,
+    /// Noise laid over clean images; without this table only real pairs are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulate: Option<Simulate>,
+    /// The loop.
+    #[serde(default)]
+    pub train: Train,
+    /// What is written into the exported model.
+    #[serde(default)]
+    pub export: Export,
+}
+
+/// A U-Net as CARE's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Net {
+    /// Times the image is halved.
+    pub depth: usize,
+    /// Features of the first level; they double with each level.
+    pub features: usize,
+    /// Side of the convolution kernels, odd.
+    pub kernel: usize,
+    /// Whether the network predicts what is to be added to its input.
+    pub residual: bool,
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Self { depth: 2, features: 32, kernel: 3, residual: true }
+    }
+}
+
+/// Images and their normalisation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// Folders relative to `--data`, searched at any depth. None: the folder named as the task.
+    pub folders: Vec<Folder>,
+    /// Percentile of an image that becomes 0.
+    pub percentile_low: f64,
+    /// Percentile of an image that becomes 1.
+    pub percentile_high: f64,
+    /// Whether gain and offset of a reference are fitted to its degraded image before it becomes a target.
+    pub match_intensity: bool,
+    /// Part of the images without a given split that is kept for validation.
+    pub validation_fraction: f64,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            folders: Vec::new(),
+            percentile_low: 2.0,
+            percentile_high: 99.8,
+            match_intensity: true,
+            validation_fraction: 0.1,
+        }
+    }
+}
+
+impl Data {
+    /// The normalisation that the model file names and the engine applies.
+    pub fn normalization(&self) -> Normalization {
+        Normalization::Percentile { low: self.percentile_low, high: self.percentile_high }
+    }
+}
+
+/// A folder of images and what they are for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folder {
+    /// Relative to `--data`.
+    pub path: String,
+    /// What all its images are for; without it, folders named train, val and test decide, then the seeded split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// Which images are taken; without it, all.
+    #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<FolderKind>,
+    /// How often its images are drawn, compared with those of other folders.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// What an image is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Split {
+    Train,
+    Val,
+    Test,
+}
+
+/// Which images of a folder are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FolderKind {
+    /// `low/NAME` with `high/NAME`.
+    Pairs,
+    /// `clean/NAME`.
+    Clean,
+}
+
+/// Patches cut from the images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Patches {
+    /// Side in pixels.
+    pub size: usize,
+    /// A patch must hold, in its middle, a sample of the reference above this part of the reference's range
+    /// (0: any patch will do). CSBDeep's `no_background_patches`.
+    pub foreground: f64,
+    /// Random flips and quarter turns.
+    pub augment: bool,
+}
+
+impl Default for Patches {
+    fn default() -> Self {
+        Self { size: 64, foreground: 0.4, augment: true }
+    }
+}
+
+/// Noise over clean images. A range `[a, b]` is drawn from uniformly, where nothing else is said, once per window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Simulate {
+    /// Part of the patches that is simulated; the others come from real pairs.
+    pub fraction: f64,
+    /// Of the simulated windows, the part that shows phantoms instead of clean images.
+    pub phantoms: f64,
+    /// Side in pixels of the window that is degraded and normalised as a whole, as the engine does with an image.
+    pub window: usize,
+    /// Patches cut from one window.
+    pub patches_per_window: usize,
+    /// Magnification, log-uniform; below 1, detail gets finer and the noise of the clean image itself weaker.
+    pub zoom: [f64; 2],
+    /// Probability of a blur.
+    pub blur_probability: f64,
+    /// Its sigma in pixels: the band limit of a microscope. The target is blurred too.
+    pub blur_sigma: [f64; 2],
+    /// Exponent applied to the clean intensities.
+    pub gamma: [f64; 2],
+    /// Photons per pixel at the bright end (99.9 percentile of the clean image), log-uniform.
+    pub photons: [f64; 2],
+    /// Background photons, as a part of the photons at the bright end.
+    pub background: [f64; 2],
+    /// Read noise in electrons.
+    pub read_noise: [f64; 2],
+    /// Probability of the excess noise of an EMCCD (gamma-distributed gain: twice the photon variance).
+    pub emccd_probability: f64,
+    /// Probability that the noise is correlated between neighbours (resampling by the camera's or the user's software).
+    pub correlated_probability: f64,
+    /// Sigma in pixels of the blur that correlates it.
+    pub correlated_sigma: [f64; 2],
+    /// Probability that the noisy window is scaled min-max to 8 bit.
+    pub eight_bit_probability: f64,
+    /// Probability that the brightest samples are clipped.
+    pub clip_probability: f64,
+    /// Percentile at which they are.
+    pub clip_percentile: [f64; 2],
+    /// Loss of a patch is divided by the range of its window's target to this power (0: no weighting; 1: errors count
+    /// relative to the signal, as in PSNR). Normalisation makes the signal of noisy windows small.
+    pub weight_by_range: f64,
+    /// Windows degraded for validation.
+    pub validation_windows: usize,
+}
+
+impl Default for Simulate {
+    fn default() -> Self {
+        Self {
+            fraction: 1.0,
+            phantoms: 0.0,
+            window: 256,
+            patches_per_window: 8,
+            zoom: [0.6, 1.5],
+            blur_probability: 0.5,
+            blur_sigma: [0.5, 2.0],
+            gamma: [0.7, 1.4],
+            photons: [3.0, 1000.0],
+            background: [0.0, 0.3],
+            read_noise: [0.0, 3.0],
+            emccd_probability: 0.2,
+            correlated_probability: 0.1,
+            correlated_sigma: [0.3, 0.7],
+            eight_bit_probability: 0.3,
+            clip_probability: 0.1,
+            clip_percentile: [99.0, 99.9],
+            weight_by_range: 0.5,
+            validation_windows: 16,
+        }
+    }
+}
+
+/// The loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Train {
+    /// Steps in all.
+    pub steps: u64,
+    /// Patches per step.
+    pub batch: usize,
+    /// Highest learning rate of Adam.
+    pub learning_rate: f64,
+    /// Learning rate at the end; in between it follows a cosine.
+    pub final_learning_rate: f64,
+    /// Steps over which the learning rate rises from 0.
+    pub warmup: u64,
+    /// Decay of the moving average of the weights that validation, export and checkpoint selection use (0: none).
+    pub ema: f64,
+    /// Arithmetic of the convolutions while training.
+    pub precision: Precision,
+    /// Steps between two validations, each followed by checkpoints.
+    pub validate_every: u64,
+    /// Steps between two rows of the log.
+    pub log_every: u64,
+    /// Threads that prepare patches.
+    pub loader_threads: usize,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self {
+            steps: 5000,
+            batch: 16,
+            learning_rate: 4e-4,
+            final_learning_rate: 1e-6,
+            warmup: 0,
+            ema: 0.0,
+            precision: Precision::Auto,
+            validate_every: 500,
+            log_every: 50,
+            loader_threads: 1,
+        }
+    }
+}
+
+/// Arithmetic of the convolutions while training. Weights, optimiser, loss, validation and export are f32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 on CUDA and on processors with AMX or AVX-512 instructions for it, else f32.
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16: a multiple of the speed where the hardware has it, far slower where it has not.
+    Bf16,
+}
+
+/// What is written into the exported model for its users.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Export {
+    pub name: String,
+    pub description: String,
+    pub license: String,
+    pub authors: String,
+    /// Images it was trained on; empty: the folders of the run.
+    pub trained_on: String,
+}
+
+impl Config {
+    /// Reads a TOML file; `overrides` are `KEY=VALUE` with dotted keys, such as `train.steps=100`.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or parsed, and as [`Config::check`].
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("config {}", path.display()))?;
+        Self::parse(&text, overrides).with_context(|| format!("config {}", path.display()))
+    }
+
+    /// As [`Config::load`], from text.
+    ///
+    /// # Errors
+    /// Where it is not TOML, lacks a value or has an unknown one, and as [`Config::check`].
+    pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
+        let mut table: toml::Table = toml::from_str(text)?;
+        for entry in overrides {
+            let (key, value) = entry.split_once('=').with_context(|| format!("--set {entry}: expected KEY=VALUE"))?;
+            // A bare word is a string: `--set train.precision=f32` needs no quotes within quotes.
+            let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+                .ok()
+                .and_then(|mut table| table.remove("value"))
+                .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+            let (parents, last) = key.rsplit_once('.').map_or((None, key), |(parents, last)| (Some(parents), last));
+            let mut target = &mut table;
+            for parent in parents.into_iter().flat_map(|parents| parents.split('.')) {
+                let inner = target.entry(parent).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+                target = inner.as_table_mut().with_context(|| format!("--set {entry}: {parent} is not a table"))?;
+            }
+            target.insert(last.to_owned(), value);
+        }
+        let config: Self = table.try_into()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Naming the value, what was expected, and what was found.
+    pub fn check(&self) -> Result<()> {
+        let Net { depth, features, kernel, .. } = self.net;
+        ensure!((1..=6).contains(&depth), "net.depth = {depth}: expected 1 to 6");
+        ensure!((1..=512).contains(&features), "net.features = {features}: expected 1 to 512");
+        ensure!(kernel % 2 == 1 && kernel <= 15, "net.kernel = {kernel}: expected an odd number up to 15");
+        self.data.normalization().check().context("data.percentile_low, data.percentile_high")?;
+        part("data.validation_fraction", self.data.validation_fraction)?;
+        for folder in &self.data.folders {
+            ensure!(folder.weight > 0.0, "data.folders: weight {} of {:?} is not above 0", folder.weight, folder.path);
+        }
+        let (size, multiple) = (self.patches.size, self.tile_multiple());
+        ensure!(
+            size >= 8 && size % multiple == 0,
+            "patches.size = {size}: expected at least 8, and a multiple of {multiple} (2 to the power of net.depth)"
+        );
+        part("patches.foreground", self.patches.foreground)?;
+        if let Some(simulate) = &self.simulate {
+            simulate.check(size)?;
+        }
+        let Train { steps, batch, learning_rate, final_learning_rate, ema, validate_every, log_every, .. } = self.train;
+        ensure!(steps > 0 && batch > 0, "train.steps and train.batch must be above 0");
+        ensure!(validate_every > 0 && log_every > 0, "train.validate_every and train.log_every must be above 0");
+        ensure!(
+            learning_rate > 0.0 && (0.0..=learning_rate).contains(&final_learning_rate),
+            "train.learning_rate = {learning_rate} and train.final_learning_rate = {final_learning_rate}: \
+             expected the first above 0 and the second from 0 to the first"
+        );
+        ensure!((0.0..1.0).contains(&ema), "train.ema = {ema}: expected 0 or a decay below 1, such as 0.999");
+        ensure!((1..=64).contains(&self.train.loader_threads), "train.loader_threads: expected 1 to 64");
+        Ok(())
+    }
+
+    /// Sides of the network's input must be a multiple of this.
+    pub fn tile_multiple(&self) -> usize {
+        1 << self.net.depth
+    }
+
+    /// The resolved config as TOML.
+    ///
+    /// # Errors
+    /// Never in practice: plain values can always be written.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+impl Simulate {
+    fn check(&self, patch: usize) -> Result<()> {
+        for (name, value) in [
+            ("fraction", self.fraction),
+            ("phantoms", self.phantoms),
+            ("blur_probability", self.blur_probability),
+            ("emccd_probability", self.emccd_probability),
+            ("correlated_probability", self.correlated_probability),
+            ("eight_bit_probability", self.eight_bit_probability),
+            ("clip_probability", self.clip_probability),
+            ("weight_by_range", self.weight_by_range),
+        ] {
+            part(&format!("simulate.{name}"), value)?;
+        }
+        for (name, [low, high], least, most) in [
+            ("zoom", self.zoom, 0.05, 4.0),
+            ("blur_sigma", self.blur_sigma, 0.0, 20.0),
+            ("gamma", self.gamma, 0.1, 10.0),
+            ("photons", self.photons, 0.1, 1e6),
+            ("background", self.background, 0.0, 100.0),
+            ("read_noise", self.read_noise, 0.0, 1000.0),
+            ("correlated_sigma", self.correlated_sigma, 0.0, 20.0),
+            ("clip_percentile", self.clip_percentile, 50.0, 100.0),
+        ] {
+            if !(least <= low && low <= high && high <= most) {
+                bail!("simulate.{name} = [{low}, {high}]: expected [a, b] with {least} <= a <= b <= {most}");
+            }
+        }
+        ensure!(
+            self.window >= patch && self.window <= 4096,
+            "simulate.window = {}: expected patches.size = {patch} to 4096",
+            self.window
+        );
+        ensure!(self.patches_per_window > 0, "simulate.patches_per_window must be above 0");
+        Ok(())
+    }
+}
+
+fn part(name: &str, value: f64) -> Result<()> {
+    ensure!((0.0..=1.0).contains(&value), "{name} = {value}: expected 0 to 1");
+    Ok(())
+}

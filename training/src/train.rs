@@ -1,0 +1,387 @@
+//! The loop: batch, step, log; every so often validate and save. It reads top to bottom like the paper and never asks
+//! which method runs. All it leaves is in the run folder: config.toml, split.json, log.csv, samples/, checkpoints/.
+
+use crate::checkpoint::{self, Position};
+use crate::config::{Config, Split};
+use crate::methods::{Losses, Method};
+use crate::pairs::{self, Entry};
+use crate::patches::{Loader, Sampler};
+use crate::tensorboard::Events;
+use crate::validate::Validation;
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use mdr::metrics::Scores;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
+
+/// Paths inside a run folder.
+#[derive(Clone, Debug)]
+pub struct RunFolder(PathBuf);
+
+#[allow(missing_docs)]
+impl RunFolder {
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+    pub fn config(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+    pub fn split(&self) -> PathBuf {
+        self.0.join("split.json")
+    }
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log.csv")
+    }
+    pub fn samples(&self) -> PathBuf {
+        self.0.join("samples")
+    }
+    pub fn checkpoints(&self) -> PathBuf {
+        self.0.join("checkpoints")
+    }
+    pub fn last(&self) -> PathBuf {
+        self.checkpoints().join("last.safetensors")
+    }
+    pub fn scores(&self) -> PathBuf {
+        self.checkpoints().join("best.json")
+    }
+    pub fn model(&self) -> PathBuf {
+        self.0.join("model.onnx")
+    }
+    pub fn parity(&self) -> PathBuf {
+        self.0.join("parity.json")
+    }
+    pub fn report(&self) -> PathBuf {
+        self.0.join("report.html")
+    }
+    pub fn best(&self) -> PathBuf {
+        self.checkpoints().join("best.safetensors")
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// Step and best validation.
+    pub position: Position,
+    /// Whether all steps were done; otherwise it was stopped, and can be resumed.
+    pub finished: bool,
+}
+
+/// Starts a run in an empty or missing folder.
+///
+/// # Errors
+/// Where the folder holds something, and as [`resume`].
+pub fn start(
+    config: &Config,
+    data: &Path,
+    run: &RunFolder,
+    device: Device,
+    stop: &dyn Fn(u64) -> bool,
+) -> Result<Outcome> {
+    let used = std::fs::read_dir(run.root()).is_ok_and(|mut entries| entries.next().is_some());
+    ensure!(
+        !used,
+        "{} is not empty; choose another --out, or continue the run there with --resume",
+        run.root().display()
+    );
+    let entries = pairs::find(config, data)?;
+    for folder in [run.root(), &run.samples(), &run.checkpoints()] {
+        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    }
+    write(&run.config(), config.to_toml()?.as_bytes())?;
+    write(&run.split(), serde_json::to_string_pretty(&entries)?.as_bytes())?;
+    let method = config.method.build(config, device);
+    let position = Position { step: 0, best_psnr: f64::NEG_INFINITY };
+    go_on(config, data, run, &entries, method, position, device, stop)
+}
+
+/// Continues a run from its last checkpoint, to the same result as if it had never stopped. `stop` is asked after
+/// every step, with the number of steps done; if it says so, the run saves and ends.
+///
+/// # Errors
+/// Where images or run folder cannot be read or written, where the images are not those that the run began with, and
+/// where a loss is no longer finite (the last good checkpoint stays).
+pub fn resume(data: &Path, run: &RunFolder, device: Device, stop: &dyn Fn(u64) -> bool) -> Result<Outcome> {
+    let config = Config::load(&run.config(), &[])?;
+    let entries = pairs::find(&config, data)?;
+    let text = std::fs::read_to_string(run.split()).with_context(|| run.split().display().to_string())?;
+    let recorded: Vec<Entry> = serde_json::from_str(&text).with_context(|| run.split().display().to_string())?;
+    let same = entries.len() == recorded.len() && entries.iter().zip(&recorded).all(|(a, b)| a.same_images(b));
+    ensure!(same, "the images below {} are not those that {} lists", data.display(), run.split().display());
+    let mut method = config.method.build(&config, device);
+    let position = checkpoint::load(&run.last(), method.as_mut())?;
+    go_on(&config, data, run, &entries, method, position, device, stop)
+}
+
+#[allow(clippy::too_many_arguments, reason = "the two callers above are its only ones")]
+fn go_on(
+    config: &Config,
+    data: &Path,
+    run: &RunFolder,
+    entries: &[Entry],
+    mut method: Box<dyn Method>,
+    mut position: Position,
+    device: Device,
+    stop: &dyn Fn(u64) -> bool,
+) -> Result<Outcome> {
+    let settings = &config.train;
+    let images = pairs::load(entries, Split::Train, config, data)?;
+    let validation = Validation::new(config, pairs::load(entries, Split::Val, config, data)?)?;
+    let (real, clean) = (images.pairs.len(), images.clean.len());
+    let mut progress = Progress::new(settings.steps, position.step);
+    progress.say(&format!(
+        "{} on {device:?}: {real} pairs and {clean} clean planes to train on, {} planes to validate on",
+        config.method.published_name(),
+        validation.pairs().len()
+    ));
+    let input_scores = Scores::mean(&validation.input_scores()?);
+    if let Some(input) = &input_scores {
+        progress.say(&format!("validation input: {:.2} dB, SSIM {:.3}", input.psnr_affine, input.ssim_affine));
+    }
+    let mut loader = Loader::start(Arc::new(Sampler::new(config, images)?), position.step);
+    let mut log = Log::open(&run.log(), position.step)?;
+    let mut sums = Sums::default();
+
+    while position.step < settings.steps {
+        let batch = loader.take()?.to_batch(device);
+        let learning_rate = learning_rate(config, position.step);
+        sums.add(method.step(&batch, learning_rate));
+        position.step += 1;
+
+        let stopped = stop(position.step);
+        let validate = position.step.is_multiple_of(settings.validate_every) || position.step == settings.steps;
+        let logged = position.step.is_multiple_of(settings.log_every);
+        if !(stopped || validate || logged) {
+            progress.advance(position.step, None);
+            continue;
+        }
+        let losses = sums.take();
+        if let Some((name, value)) = losses.iter().find(|(_, value)| !value.is_finite()) {
+            bail!(not_finite(name, *value, position.step, run));
+        }
+        progress.advance(position.step, Some(&losses));
+        let mut scores = None;
+        if validate || stopped {
+            check_weights(method.as_ref(), position.step, run)?;
+        }
+        if validate {
+            let restored = validation.restore(method.as_ref(), device);
+            scores = Scores::mean(&validation.scores(&restored)?);
+            validation.write_pictures(&run.samples().join(format!("{:07}.png", position.step)), &restored)?;
+            if let Some(scores) = &scores {
+                let best = scores.psnr_affine > position.best_psnr;
+                progress.say(&format!(
+                    "step {}: validation {:.2} dB, SSIM {:.3}{}",
+                    position.step,
+                    scores.psnr_affine,
+                    scores.ssim_affine,
+                    if best { " (best)" } else { "" }
+                ));
+                if best {
+                    position.best_psnr = scores.psnr_affine;
+                    let figures = serde_json::json!({
+                        "data": "validation",
+                        "images": validation.pairs().len(),
+                        "step": position.step,
+                        "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM \
+                                     window; affine: after fitting gain and offset",
+                        "input": input_scores,
+                        "restored": scores,
+                    });
+                    write(&run.scores(), figures.to_string().as_bytes())?;
+                    checkpoint::save(&run.best(), method.as_ref(), position)?;
+                }
+            }
+        }
+        log.write(position.step, learning_rate, progress.images_per_second(settings.batch), scores.as_ref(), &losses)?;
+        if validate || stopped {
+            checkpoint::save(&run.last(), method.as_ref(), position)?;
+        }
+        if stopped && position.step < settings.steps {
+            progress.say(&format!("stopped and saved at step {}", position.step));
+            return Ok(Outcome { position, finished: false });
+        }
+    }
+    Ok(Outcome { position, finished: true })
+}
+
+/// Rises linearly over the warm-up, then falls along half a cosine.
+pub fn learning_rate(config: &Config, step: u64) -> f64 {
+    let settings = &config.train;
+    let (high, low) = (settings.learning_rate, settings.final_learning_rate);
+    if step < settings.warmup {
+        return high * (step + 1) as f64 / settings.warmup as f64;
+    }
+    let part = (step - settings.warmup) as f64 / settings.steps.saturating_sub(settings.warmup).max(1) as f64;
+    low + (high - low) * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
+}
+
+fn not_finite(name: &str, value: f64, step: u64, run: &RunFolder) -> String {
+    format!(
+        "{name} became {value} before step {step}; the last good checkpoints are kept in {}; a lower \
+         train.learning_rate may help",
+        run.checkpoints().display()
+    )
+}
+
+/// A checkpoint must not hold NaN: the loss that would show it comes a step later.
+fn check_weights(method: &dyn Method, step: u64, run: &RunFolder) -> Result<()> {
+    for (name, tensor) in method.state() {
+        if tensor.isfinite().all().int64_value(&[]) == 0 {
+            bail!(not_finite(&name, f64::NAN, step, run));
+        }
+    }
+    Ok(())
+}
+
+/// Means of losses since the last row of the log, kept on the device.
+#[derive(Default)]
+struct Sums {
+    sums: Losses,
+    count: u64,
+}
+
+impl Sums {
+    fn add(&mut self, losses: Losses) {
+        self.count += 1;
+        if self.sums.is_empty() {
+            self.sums = losses;
+            return;
+        }
+        for ((_, sum), (_, loss)) in self.sums.iter_mut().zip(losses) {
+            *sum = &*sum + loss;
+        }
+    }
+
+    fn take(&mut self) -> Vec<(&'static str, f64)> {
+        let count = std::mem::take(&mut self.count).max(1) as f64;
+        let value = |tensor: Tensor| tensor.to_kind(Kind::Double).double_value(&[]) / count;
+        std::mem::take(&mut self.sums).into_iter().map(|(name, sum)| (name, value(sum))).collect()
+    }
+}
+
+/// log.csv: one row per logged step; cells of what was not measured stay empty.
+struct Log {
+    file: std::fs::File,
+    /// The same figures for TensorBoard.
+    events: Events,
+    empty: bool,
+}
+
+impl Log {
+    /// Opens for appending; rows after `step`, which a resumed run will write again, are dropped.
+    fn open(path: &Path, step: u64) -> Result<Self> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let earlier = |line: &&str| {
+            line.split(',').next().and_then(|cell| cell.parse::<u64>().ok()).is_none_or(|logged| logged <= step)
+        };
+        let kept: String = text.lines().filter(earlier).flat_map(|line| [line, "\n"]).collect();
+        write(path, kept.as_bytes())?;
+        let file = std::fs::OpenOptions::new().append(true).open(path).with_context(|| path.display().to_string())?;
+        let events = Events::create(path.parent().unwrap_or(Path::new(".")))?;
+        Ok(Self { file, events, empty: kept.is_empty() })
+    }
+
+    fn write(
+        &mut self,
+        step: u64,
+        learning_rate: f64,
+        images_per_second: f64,
+        scores: Option<&Scores>,
+        losses: &[(&str, f64)],
+    ) -> Result<()> {
+        if std::mem::take(&mut self.empty) {
+            let names: String = losses.iter().flat_map(|(name, _)| [",", name]).collect();
+            writeln!(self.file, "step,learning_rate,images_per_s,psnr_affine,ssim_affine,psnr,ssim{names}")?;
+        }
+        self.events.scalars(step, losses)?;
+        self.events.scalars(step, &[("learning_rate", learning_rate), ("images_per_s", images_per_second)])?;
+        if let Some(s) = scores {
+            self.events.scalars(step, &[("psnr_affine", s.psnr_affine), ("ssim_affine", s.ssim_affine)])?;
+        }
+        let scores = match scores {
+            Some(s) => format!("{:.4},{:.5},{:.4},{:.5}", s.psnr_affine, s.ssim_affine, s.psnr, s.ssim),
+            None => ",,,".into(),
+        };
+        let losses: String = losses.iter().map(|(_, value)| format!(",{value:.6}")).collect();
+        writeln!(self.file, "{step},{learning_rate:.3e},{images_per_second:.1},{scores}{losses}")?;
+        Ok(())
+    }
+}
+
+/// A bar on a terminal; elsewhere a line every ten seconds.
+struct Progress {
+    bar: Option<ProgressBar>,
+    total: u64,
+    first: u64,
+    step: u64,
+    began: Instant,
+    said: Instant,
+}
+
+impl Progress {
+    fn new(total: u64, first: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = "{bar:30} {pos}/{len} steps, {per_sec}, {eta} left, {msg}";
+            ProgressBar::new(total)
+                .with_position(first)
+                .with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        let now = Instant::now();
+        Self { bar, total, first, step: first, began: now, said: now }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn advance(&mut self, step: u64, losses: Option<&[(&str, f64)]>) {
+        self.step = step;
+        let text = |losses: &[(&str, f64)]| -> String {
+            losses.iter().map(|(name, value)| format!("{name} {value:.5}")).collect::<Vec<_>>().join(", ")
+        };
+        match (&self.bar, losses) {
+            (Some(bar), losses) => {
+                bar.set_position(step);
+                if let Some(losses) = losses {
+                    bar.set_message(text(losses));
+                }
+            }
+            (None, Some(losses)) if self.said.elapsed() > Duration::from_secs(10) => {
+                self.said = Instant::now();
+                let rate = self.rate();
+                let left = if rate > 0.0 { (self.total - step) as f64 / rate } else { 0.0 };
+                eprintln!("step {step}/{}, {rate:.2} steps/s, {left:.0} s left, {}", self.total, text(losses));
+            }
+            _ => {}
+        }
+    }
+
+    /// Steps per second since this process began the run.
+    fn rate(&self) -> f64 {
+        (self.step - self.first) as f64 / self.began.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn images_per_second(&self, batch: usize) -> f64 {
+        self.rate() * batch as f64
+    }
+}
+
+/// Writes under another name first, then renames.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, bytes).with_context(|| format!("writing {}", partial.display()))?;
+    std::fs::rename(&partial, path).with_context(|| format!("renaming {}", partial.display()))
+}
