@@ -201,11 +201,11 @@ impl Page {
         Ok(())
     }
 
-    fn plain_chunk<'a>(
+    fn plain_chunk(
         &self,
         file: &mut TiffFile,
         mut offset: u64,
-        rows: &mut dyn Iterator<Item = &'a mut [f32]>,
+        rows: &mut dyn Iterator<Item = &mut [f32]>,
     ) -> Result<()> {
         let Format { pixel_type, chunk_width, .. } = self.format;
         let row_bytes = self.row_bytes(chunk_width) as usize;
@@ -224,13 +224,13 @@ impl Page {
         Ok(())
     }
 
-    fn compressed_chunk<'a>(
+    fn compressed_chunk(
         &self,
         file: &mut TiffFile,
         offset: u64,
         count: u64,
         stored_rows: u32,
-        rows: &mut dyn Iterator<Item = &'a mut [f32]>,
+        rows: &mut dyn Iterator<Item = &mut [f32]>,
     ) -> Result<()> {
         let Format { pixel_type, compression, chunk_width, .. } = self.format;
         let row_bytes = self.row_bytes(chunk_width);

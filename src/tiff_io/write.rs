@@ -10,6 +10,7 @@
 
 use super::directory::tag;
 use super::{imagej, ome};
+use crate::image::Sample;
 use crate::{Error, ImageInfo, PixelType, PlaneIndex, PlaneSink, Result};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -175,7 +176,7 @@ impl TiffWriter {
                 (tag::RESOLUTION_UNIT, Value::Short(unit)),
             ]);
         }
-        entries.push((tag::SOFTWARE, Value::Text(SOFTWARE)));
+        // No Software tag: ImageJ would put it into slice labels. The version is in the provenance note.
         entries.push((tag::SAMPLE_FORMAT, Value::Short(format)));
         if let Some((counts, data)) = values.and_then(|values| values.imagej.as_ref()) {
             entries.push((tag::IMAGEJ_COUNTS, Value::Longs(counts)));
@@ -236,8 +237,6 @@ impl PlaneSink for TiffWriter {
         Ok(())
     }
 }
-
-const SOFTWARE: &str = concat!("mdr ", env!("CARGO_PKG_VERSION"));
 
 /// What the first directory alone has.
 struct Values {
@@ -336,23 +335,19 @@ fn ratio(value: f64) -> Option<(u32, u32)> {
 /// Converts samples to their stored form, little-endian.
 fn from_f32(samples: &[f32], pixel_type: PixelType, bytes: &mut Vec<u8>) {
     macro_rules! convert {
-        // `as` clamps and makes NaN 0; `round` goes away from zero at one half.
-        (integer $type:ty) => {
-            samples.iter().for_each(|&sample| bytes.extend((sample.round() as $type).to_le_bytes()))
-        };
-        (float $type:ty) => {
-            samples.iter().for_each(|&sample| bytes.extend(<$type>::from(sample).to_le_bytes()))
+        ($type:ty) => {
+            samples.iter().for_each(|&sample| bytes.extend(<$type>::from_f32(sample).to_le_bytes()))
         };
     }
     match pixel_type {
-        PixelType::U8 => convert!(integer u8),
-        PixelType::U16 => convert!(integer u16),
-        PixelType::U32 => convert!(integer u32),
-        PixelType::I8 => convert!(integer i8),
-        PixelType::I16 => convert!(integer i16),
-        PixelType::I32 => convert!(integer i32),
-        PixelType::F32 => convert!(float f32),
-        PixelType::F64 => convert!(float f64),
+        PixelType::U8 => convert!(u8),
+        PixelType::U16 => convert!(u16),
+        PixelType::U32 => convert!(u32),
+        PixelType::I8 => convert!(i8),
+        PixelType::I16 => convert!(i16),
+        PixelType::I32 => convert!(i32),
+        PixelType::F32 => convert!(f32),
+        PixelType::F64 => convert!(f64),
     }
 }
 

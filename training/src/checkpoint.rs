@@ -27,8 +27,10 @@ pub fn save(path: &Path, method: &dyn Method, position: Position) -> Result<()> 
     let mut state = method.state();
     state.insert(STEP.into(), Tensor::from_slice(&[position.step as i64]));
     state.insert(BEST.into(), Tensor::from_slice(&[position.best_psnr]));
-    let tensors: Vec<(String, Tensor)> =
-        state.into_iter().map(|(name, tensor)| (name, tensor.detach().to_device(tch::Device::Cpu).contiguous())).collect();
+    let tensors: Vec<(String, Tensor)> = state
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.detach().to_device(tch::Device::Cpu).contiguous()))
+        .collect();
     let partial = path.with_extension("partial");
     Tensor::write_safetensors(&tensors, &partial).with_context(|| format!("writing {}", partial.display()))?;
     std::fs::rename(&partial, path).with_context(|| format!("renaming {}", partial.display()))

@@ -310,8 +310,7 @@ impl Config {
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
         let mut table: toml::Table = toml::from_str(text)?;
         for entry in overrides {
-            let (key, value) =
-                entry.split_once('=').with_context(|| format!("--set {entry}: expected KEY=VALUE"))?;
+            let (key, value) = entry.split_once('=').with_context(|| format!("--set {entry}: expected KEY=VALUE"))?;
             // A bare word is a string: `--set train.precision=f32` needs no quotes within quotes.
             let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
                 .ok()
@@ -377,16 +376,6 @@ impl Config {
     /// Never in practice: plain values can always be written.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
-    }
-
-    /// The task's name, which is that of its folder.
-    pub fn task_name(&self) -> String {
-        match self.task {
-            Task::Denoise => "denoise",
-            Task::Axial => "axial",
-            Task::SuperResolve => "super-resolve",
-        }
-        .to_owned()
     }
 }
 

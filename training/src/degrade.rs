@@ -8,6 +8,7 @@
 use crate::config::{Data, Simulate};
 use crate::pairs::Plane;
 use anyhow::Result;
+use mdr::simulate::{Phantom, phantom};
 use mdr::{Image, metrics};
 use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
@@ -22,13 +23,32 @@ pub struct Window {
     pub weight: f32,
 }
 
-/// Degrades a random window of a clean plane (scale 0..1). `least` is the smallest side a window may have; planes
-/// smaller than the window give smaller windows.
+/// Degrades a random window of one of the clean planes (scale 0..1), chosen by `choose`, or of a phantom. `least` is
+/// the smallest side a window may have; planes smaller than the window give smaller windows.
 ///
 /// # Errors
 /// Those of the normalisation; none for finite samples.
-pub fn window(clean: &Plane, least: usize, settings: &Simulate, data: &Data, rng: &mut Pcg64Mcg) -> Result<Window> {
-    let signal = magnified(clean, least, settings, rng);
+pub fn window<'a>(
+    choose: impl FnOnce(&mut Pcg64Mcg) -> Option<&'a Plane>,
+    least: usize,
+    settings: &Simulate,
+    data: &Data,
+    rng: &mut Pcg64Mcg,
+) -> Result<Window> {
+    let clean = if rng.random_bool(settings.phantoms) { None } else { choose(rng) };
+    let signal = match clean {
+        Some(clean) => {
+            let zoom = log_uniform(settings.zoom, rng);
+            magnified(clean, zoom, least, settings, rng)
+        }
+        // Phantoms come in various magnifications by themselves.
+        None => {
+            let kind = Phantom::ALL[rng.random_range(0..Phantom::ALL.len())];
+            let image = phantom(kind, settings.window, settings.window, rng.random());
+            let plane = Plane { y: settings.window, x: settings.window, samples: image.samples };
+            magnified(&plane, 1.0, least, settings, rng)
+        }
+    };
     let (noisy, clean) = expose(signal, settings, rng);
     let (noisy, clean) = process(noisy, clean, settings, rng)?;
     let Plane { y, x, .. } = clean;
@@ -43,8 +63,7 @@ pub fn window(clean: &Plane, least: usize, settings: &Simulate, data: &Data, rng
 }
 
 /// Crop, zoom, band limit and gamma.
-fn magnified(clean: &Plane, least: usize, settings: &Simulate, rng: &mut Pcg64Mcg) -> Plane {
-    let zoom = log_uniform(settings.zoom, rng);
+fn magnified(clean: &Plane, zoom: f64, least: usize, settings: &Simulate, rng: &mut Pcg64Mcg) -> Plane {
     let side = |length: usize| {
         let side = settings.window.min((length as f64 * zoom) as usize).max(least);
         (side, ((side as f64 / zoom).ceil() as usize + 1).min(length))

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use mdr_train::{config::Config, train};
+use mdr_train::{config::Config, evaluate, export, report, train};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
@@ -17,8 +17,40 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Trains a model into a run folder.
+    /// Trains a model into a run folder, and exports it.
     Train(Train),
+    /// Writes the .onnx file of a run, after checking that mdr computes the same as tch.
+    Export(Export),
+    /// Restores pairs with a model file through the engine, and prints PSNR and SSIM of input and result.
+    Evaluate(Evaluate),
+}
+
+#[derive(Args)]
+struct Export {
+    /// Run folder.
+    run: PathBuf,
+    /// Checkpoint to export; the best one without it.
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
+    /// File to write; model.onnx in the run folder without it.
+    #[arg(long, short)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Evaluate {
+    /// Model file (.onnx).
+    #[arg(long)]
+    model: PathBuf,
+    /// Folder with pairs, low/NAME.tif and high/NAME.tif, at any depth.
+    #[arg(long)]
+    data: PathBuf,
+    /// Also write the figures of every image to this file, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// CPU threads; all of them without it.
+    #[arg(long)]
+    threads: Option<usize>,
 }
 
 #[derive(Args)]
@@ -57,6 +89,8 @@ fn main() -> std::process::ExitCode {
     keep_freed_memory();
     let result = match cli.command {
         Command::Train(options) => run_train(&options),
+        Command::Export(options) => run_export(&options),
+        Command::Evaluate(options) => run_evaluate(&options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -85,6 +119,26 @@ fn run_train(options: &Train) -> Result<()> {
     if !outcome.finished {
         bail!("stopped at step {}; continue with --resume", outcome.position.step);
     }
+    let model = export::export(&run, None, None)?;
+    report::write_report(&run)?;
+    println!("{}", model.display());
+    Ok(())
+}
+
+fn run_export(options: &Export) -> Result<()> {
+    let run = train::RunFolder::new(&options.run);
+    println!("{}", export::export(&run, options.checkpoint.as_deref(), options.out.as_deref())?.display());
+    Ok(())
+}
+
+fn run_evaluate(options: &Evaluate) -> Result<()> {
+    let model = mdr::Model::load(&options.model)?;
+    let restore = mdr::RestoreOptions { threads: options.threads, ..Default::default() };
+    let rows = evaluate::evaluate(&model, &options.data, &restore)?;
+    print!("{}", evaluate::table(&rows));
+    if let Some(path) = &options.json {
+        train::write(path, serde_json::to_string_pretty(&rows)?.as_bytes())?;
+    }
     Ok(())
 }
 
@@ -108,7 +162,9 @@ impl Hardware {
                 load_cuda();
                 let found = tch::Cuda::device_count();
                 if number as i64 >= found {
-                    bail!("--device {other}: libtorch sees {found} CUDA devices; use --device cpu, or a torch with CUDA");
+                    bail!(
+                        "--device {other}: libtorch sees {found} CUDA devices; use --device cpu, or a torch with CUDA"
+                    );
                 }
                 Ok(Device::Cuda(number))
             }

@@ -3,7 +3,7 @@
 //! seeded; planes of one file never end up in different parts. Files are read through the engine, and normalised by it,
 //! so that training sees what inference will see.
 
-use crate::config::{Config, Data, FolderKind, Split};
+use crate::config::{Config, Data, Folder, FolderKind, Split};
 use anyhow::{Context, Result, bail, ensure};
 use mdr::{Image, metrics};
 use rand::{SeedableRng, seq::SliceRandom};
@@ -70,6 +70,9 @@ pub struct Entry {
     /// Index of the folder in the config.
     #[serde(skip)]
     folder: usize,
+    /// Whether nothing but the seeded choice decides the split.
+    #[serde(skip)]
+    open: bool,
 }
 
 /// Finds all images that the config names, and splits them.
@@ -77,10 +80,21 @@ pub struct Entry {
 /// # Errors
 /// Where a folder is missing or holds no image, or an image of a pair has no partner.
 pub fn find(config: &Config, root: &Path) -> Result<Vec<Entry>> {
-    let mut found: Vec<(Entry, bool)> = Vec::new();
-    let mut seen = BTreeSet::new();
-    let default = [crate::config::Folder { path: config.task_name(), split: None, kind: None, weight: 1.0 }];
+    let default = [Folder { path: config.task.to_string(), split: None, kind: None, weight: 1.0 }];
     let folders = if config.data.folders.is_empty() { &default[..] } else { &config.data.folders };
+    let mut found = search(folders, root)?;
+    split_rest(&mut found, config);
+    Ok(found)
+}
+
+/// Finds all images in these folders, in a fixed order. Where neither the config nor a folder says what an image is
+/// for, it is for training.
+///
+/// # Errors
+/// As [`find`].
+pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
+    let mut found: Vec<Entry> = Vec::new();
+    let mut seen = BTreeSet::new();
     for (number, folder) in folders.iter().enumerate() {
         let base = root.join(&folder.path);
         ensure!(base.is_dir(), "{}: no such folder (named in data.folders, relative to --data)", base.display());
@@ -92,8 +106,8 @@ pub fn find(config: &Config, root: &Path) -> Result<Vec<Entry>> {
             let relative = |path: PathBuf| path.strip_prefix(root).map(Path::to_owned).unwrap_or(path);
             let named = folder.split.or_else(|| named_split(&relative(reference.clone())));
             let degraded = degraded.map(relative);
-            let split = named.unwrap_or(Split::Train);
-            found.push((Entry { reference: relative(reference), degraded, split, folder: number }, named.is_none()));
+            let (split, open) = (named.unwrap_or(Split::Train), named.is_none());
+            found.push(Entry { reference: relative(reference), degraded, split, folder: number, open });
         };
         let mut directories = vec![base.clone()];
         while let Some(directory) = directories.pop() {
@@ -118,8 +132,7 @@ pub fn find(config: &Config, root: &Path) -> Result<Vec<Entry>> {
             base.display()
         );
     }
-    split_rest(&mut found, config);
-    Ok(found.into_iter().map(|(entry, _)| entry).collect())
+    Ok(found)
 }
 
 /// Sorted TIFF files and folders of a folder.
@@ -147,19 +160,18 @@ fn named_split(path: &Path) -> Option<Split> {
 }
 
 /// Splits files to which no folder gave a part: a seeded choice of pairs, and one of clean images, is for validation.
-fn split_rest(found: &mut [(Entry, bool)], config: &Config) {
+fn split_rest(found: &mut [Entry], config: &Config) {
     for pairs in [true, false] {
-        let has_val = found.iter().any(|(entry, _)| entry.split == Split::Val && entry.degraded.is_some() == pairs);
-        let mut open: Vec<usize> = (0..found.len())
-            .filter(|&index| found[index].1 && found[index].0.degraded.is_some() == pairs)
-            .collect();
+        let has_val = found.iter().any(|entry| entry.split == Split::Val && entry.degraded.is_some() == pairs);
+        let is_open = |entry: &Entry| entry.open && entry.degraded.is_some() == pairs;
+        let mut open: Vec<usize> = (0..found.len()).filter(|&index| is_open(&found[index])).collect();
         if has_val || open.len() < 2 || config.data.validation_fraction == 0.0 {
             continue;
         }
         open.shuffle(&mut Pcg64Mcg::seed_from_u64(config.seed));
         let wanted = (open.len() as f64 * config.data.validation_fraction).round() as usize;
         for &index in &open[..wanted.clamp(1, open.len() - 1)] {
-            found[index].0.split = Split::Val;
+            found[index].split = Split::Val;
         }
     }
 }

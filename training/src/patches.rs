@@ -145,8 +145,9 @@ impl Sampler {
         data: &crate::config::Data,
         rng: &mut Pcg64Mcg,
     ) -> Result<degrade::Window> {
-        let clean = &self.images.clean[draw(&self.clean_weights, rng)].plane;
-        degrade::window(clean, self.config.patches.size, simulate, data, rng)
+        let clean = &self.images.clean;
+        let choose = |rng: &mut Pcg64Mcg| clean.get(draw(&self.clean_weights, rng)).map(|clean| &clean.plane);
+        degrade::window(choose, self.config.patches.size, simulate, data, rng)
     }
 
     /// A patch at a random place, preferably with something in it, flipped and turned at random.

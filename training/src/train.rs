@@ -6,6 +6,7 @@ use crate::config::{Config, Split};
 use crate::methods::{Losses, Method};
 use crate::pairs::{self, Entry};
 use crate::patches::{Loader, Sampler};
+use crate::tensorboard::Events;
 use crate::validate::Validation;
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -45,6 +46,18 @@ impl RunFolder {
     }
     pub fn last(&self) -> PathBuf {
         self.checkpoints().join("last.safetensors")
+    }
+    pub fn scores(&self) -> PathBuf {
+        self.checkpoints().join("best.json")
+    }
+    pub fn model(&self) -> PathBuf {
+        self.0.join("model.onnx")
+    }
+    pub fn parity(&self) -> PathBuf {
+        self.0.join("parity.json")
+    }
+    pub fn report(&self) -> PathBuf {
+        self.0.join("report.html")
     }
     pub fn best(&self) -> PathBuf {
         self.checkpoints().join("best.safetensors")
@@ -127,7 +140,8 @@ fn go_on(
         config.method.published_name(),
         validation.pairs().len()
     ));
-    if let Some(input) = Scores::mean(&validation.input_scores()?) {
+    let input_scores = Scores::mean(&validation.input_scores()?);
+    if let Some(input) = &input_scores {
         progress.say(&format!("validation input: {:.2} dB, SSIM {:.3}", input.psnr_affine, input.ssim_affine));
     }
     let mut loader = Loader::start(Arc::new(Sampler::new(config, images)?), position.step);
@@ -171,6 +185,16 @@ fn go_on(
                 ));
                 if best {
                     position.best_psnr = scores.psnr_affine;
+                    let figures = serde_json::json!({
+                        "data": "validation",
+                        "images": validation.pairs().len(),
+                        "step": position.step,
+                        "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM \
+                                     window; affine: after fitting gain and offset",
+                        "input": input_scores,
+                        "restored": scores,
+                    });
+                    write(&run.scores(), figures.to_string().as_bytes())?;
                     checkpoint::save(&run.best(), method.as_ref(), position)?;
                 }
             }
@@ -245,6 +269,8 @@ impl Sums {
 /// log.csv: one row per logged step; cells of what was not measured stay empty.
 struct Log {
     file: std::fs::File,
+    /// The same figures for TensorBoard.
+    events: Events,
     empty: bool,
 }
 
@@ -258,7 +284,8 @@ impl Log {
         let kept: String = text.lines().filter(earlier).flat_map(|line| [line, "\n"]).collect();
         write(path, kept.as_bytes())?;
         let file = std::fs::OpenOptions::new().append(true).open(path).with_context(|| path.display().to_string())?;
-        Ok(Self { file, empty: kept.is_empty() })
+        let events = Events::create(path.parent().unwrap_or(Path::new(".")))?;
+        Ok(Self { file, events, empty: kept.is_empty() })
     }
 
     fn write(
@@ -272,6 +299,11 @@ impl Log {
         if std::mem::take(&mut self.empty) {
             let names: String = losses.iter().flat_map(|(name, _)| [",", name]).collect();
             writeln!(self.file, "step,learning_rate,images_per_s,psnr_affine,ssim_affine,psnr,ssim{names}")?;
+        }
+        self.events.scalars(step, losses)?;
+        self.events.scalars(step, &[("learning_rate", learning_rate), ("images_per_s", images_per_second)])?;
+        if let Some(s) = scores {
+            self.events.scalars(step, &[("psnr_affine", s.psnr_affine), ("ssim_affine", s.ssim_affine)])?;
         }
         let scores = match scores {
             Some(s) => format!("{:.4},{:.5},{:.4},{:.5}", s.psnr_affine, s.ssim_affine, s.psnr, s.ssim),
@@ -297,9 +329,9 @@ impl Progress {
     fn new(total: u64, first: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = "{bar:30} {pos}/{len} steps, {per_sec}, {eta} left, {msg}";
-            ProgressBar::new(total).with_position(first).with_style(
-                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            )
+            ProgressBar::new(total)
+                .with_position(first)
+                .with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         let now = Instant::now();
         Self { bar, total, first, step: first, began: now, said: now }

@@ -38,12 +38,13 @@ impl Validation {
             let (input, target) = (pair.input.crop(corner, sides), pair.target.crop(corner, sides));
             pairs.push(Pair { input, target, ..pair });
         }
-        if let Some(simulate) = config.simulate.as_ref().filter(|_| !images.clean.is_empty()) {
+        if let Some(simulate) = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0) {
             for number in 0..simulate.validation_windows {
-                let clean = &images.clean[number % images.clean.len()];
+                let clean = images.clean.get(number % images.clean.len().max(1));
+                let choose = |_: &mut Pcg64Mcg| clean.map(|clean| &clean.plane);
                 let mut rng = Pcg64Mcg::seed_from_u64(u64::MAX - number as u64);
-                let window = degrade::window(&clean.plane, config.patches.size, simulate, &config.data, &mut rng)?;
-                let name = format!("{} window {number}", clean.name);
+                let window = degrade::window(choose, config.patches.size, simulate, &config.data, &mut rng)?;
+                let name = format!("simulated window {number}");
                 pairs.push(Pair { name, weight: 1.0, input: window.input, target: window.target });
             }
         }
@@ -127,11 +128,8 @@ pub fn restore(method: &dyn Method, plane: &Plane, device: Device) -> Plane {
     let input = Tensor::from_slice(&plane.samples).reshape([1, 1, plane.y as i64, plane.x as i64]).to_device(device);
     let pads = [0, right as i64, 0, bottom as i64];
     // Reflection needs sides longer than the padding; tinier planes repeat their border.
-    let input = if plane.y > bottom && plane.x > right {
-        input.reflection_pad2d(pads)
-    } else {
-        input.replication_pad2d(pads)
-    };
+    let input =
+        if plane.y > bottom && plane.x > right { input.reflection_pad2d(pads) } else { input.replication_pad2d(pads) };
     let restored = method.restore(&input).slice(2, 0, plane.y as i64, 1).slice(3, 0, plane.x as i64, 1);
     let mut samples = vec![0.0; plane.samples.len()];
     restored.to_device(Device::Cpu).contiguous().reshape([-1]).copy_data(&mut samples, plane.samples.len());
@@ -141,8 +139,7 @@ pub fn restore(method: &dyn Method, plane: &Plane, device: Device) -> Plane {
 /// The target is the reference up to gain and offset, which the protocol takes out.
 fn score(restored: &Plane, pair: &Pair) -> Result<Scores> {
     let reference = &pair.target;
-    let (low, high) =
-        (metrics::percentile(&reference.samples, 0.1)?, metrics::percentile(&reference.samples, 99.9)?);
+    let (low, high) = (metrics::percentile(&reference.samples, 0.1)?, metrics::percentile(&reference.samples, 99.9)?);
     // Restored and target are on one scale, so the target's percentiles bring the restored plane to 0..1.
     let scaled: Vec<f32> =
         restored.samples.iter().map(|&sample| ((f64::from(sample) - low) / (high - low)) as f32).collect();

@@ -1,0 +1,93 @@
+//! A model file on pairs, through the engine: what a user gets, scored under the protocol of `mdr evaluate`.
+
+use crate::config::{Folder, FolderKind};
+use crate::pairs;
+use anyhow::{Context, Result, ensure};
+use mdr::metrics::{self, Scale, Scores, SsimWindow};
+use mdr::{Image, Model, RestoreOptions};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+/// Scores of one plane of one pair.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// File name of the degraded image.
+    pub name: String,
+    /// The degraded image itself; its plain figures after scaling by its own percentiles.
+    pub input: Scores,
+    /// The restored image; its plain figures after scaling by the percentiles of the degraded image.
+    pub restored: Scores,
+}
+
+/// Restores and scores all pairs (`low/NAME` with `high/NAME`) at any depth below `data`.
+///
+/// # Errors
+/// Where a file cannot be read or the model does not fit the images.
+pub fn evaluate(model: &Model, data: &Path, options: &RestoreOptions) -> Result<Vec<Row>> {
+    let folder = Folder { path: String::new(), split: None, kind: Some(FolderKind::Pairs), weight: 1.0 };
+    let mut rows = Vec::new();
+    for entry in pairs::search(&[folder], data)? {
+        let Some(degraded) = &entry.degraded else { continue };
+        let low = mdr::tiff_io::read_tiff(data.join(degraded))?;
+        let high = mdr::tiff_io::read_tiff(data.join(&entry.reference))?;
+        let name = degraded.file_name().unwrap_or_default().to_string_lossy();
+        let restored = mdr::restore(model, &low, options, &mut |_| true).with_context(|| name.to_string())?;
+        for image in [&high, &restored] {
+            ensure!(
+                image.info.shape == low.info.shape,
+                "{name}: reference and restored image must have the shape of the degraded one, {:?}; found {:?}",
+                low.info.shape,
+                image.info.shape
+            );
+        }
+        let shape = low.info.shape;
+        let (len, sides) = (shape.plane_len(), (shape.y, shape.x));
+        let planes = |image: &Image, plane: usize| image.samples[plane * len..][..len].to_vec();
+        for plane in 0..shape.planes() {
+            let [low, high, restored] = [&low, &high, &restored].map(|image| planes(image, plane));
+            let score = |image: &[f32], scale| {
+                metrics::evaluate(image, &high, sides, scale, SsimWindow::Uniform).with_context(|| name.to_string())
+            };
+            let name = if plane == 0 { name.to_string() } else { format!("{name} plane {plane}") };
+            let (input, restored) = (score(&low, Scale::Own)?, score(&restored, Scale::Input(&low))?);
+            rows.push(Row { name, input, restored });
+        }
+    }
+    Ok(rows)
+}
+
+/// Means over all images, and over each subset (the part of a name before the first `_`) where there are several.
+pub fn table(rows: &[Row]) -> String {
+    let mut subsets: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        subsets.entry(row.name.split('_').next().unwrap_or_default()).or_default().push(row);
+    }
+    let mut text = String::from(
+        "subset            images |  input: affine PSNR/SSIM   plain PSNR/SSIM |  restored: affine PSNR/SSIM   plain PSNR/SSIM\n",
+    );
+    let mut line = |name: &str, rows: &[&Row]| {
+        let input = Scores::mean(&rows.iter().map(|row| row.input).collect::<Vec<_>>());
+        let restored = Scores::mean(&rows.iter().map(|row| row.restored).collect::<Vec<_>>());
+        let (Some(i), Some(r)) = (input, restored) else { return };
+        let _ = writeln!(
+            text,
+            "{name:<17} {:>6} |  {:>16.2}/{:.3} {:>11.2}/{:.3} |  {:>19.2}/{:.3} {:>11.2}/{:.3}",
+            rows.len(),
+            i.psnr_affine,
+            i.ssim_affine,
+            i.psnr,
+            i.ssim,
+            r.psnr_affine,
+            r.ssim_affine,
+            r.psnr,
+            r.ssim
+        );
+    };
+    if (2..=20).contains(&subsets.len()) {
+        subsets.iter().for_each(|(name, rows)| line(name, rows));
+    }
+    line("all", &rows.iter().collect::<Vec<_>>());
+    text
+}

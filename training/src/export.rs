@@ -1,0 +1,84 @@
+//! Checkpoint → .onnx with everything that inference needs in its metadata, checked against the engine before it gets
+//! its name: a model file that mdr runs differently from tch never exists.
+
+use crate::checkpoint;
+use crate::config::Config;
+use crate::methods::Method;
+use crate::onnx::{Graph, INPUT};
+use crate::parity;
+use crate::train::{RunFolder, write};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+/// Exports a run's checkpoint (`best` where there is one, else `last`, unless `checkpoint` names a file) to `out`, by
+/// default model.onnx in the run folder, and writes parity.json beside the run's other files. Gives the file's path.
+///
+/// # Errors
+/// Where the run folder is incomplete, a file cannot be written, or tch and mdr disagree.
+pub fn export(run: &RunFolder, checkpoint: Option<&Path>, out: Option<&Path>) -> Result<PathBuf> {
+    let config = Config::load(&run.config(), &[])?;
+    let path = match checkpoint {
+        Some(path) => path.to_owned(),
+        None if run.best().exists() => run.best(),
+        None => run.last(),
+    };
+    // On the CPU: CUDA's convolutions may use TF32, whose rounding the parity check would take for an error.
+    let mut method = config.method.build(&config, Device::Cpu);
+    checkpoint::load(&path, method.as_mut())?;
+    let scores = std::fs::read_to_string(run.scores()).ok().filter(|_| path == run.best());
+    let bytes = encode(&config, method.as_ref(), scores.as_deref());
+
+    let report = parity::compare(method.as_ref(), &bytes)?;
+    write(&run.parity(), serde_json::to_string_pretty(&report)?.as_bytes())?;
+    if !report.passed {
+        bail!(
+            "tch and mdr disagree by {:.1e} of the output range, more than {:.0e}; see {}",
+            report.worst,
+            report.tolerance,
+            run.parity().display()
+        );
+    }
+    let out = out.map_or_else(|| run.model(), Path::to_owned);
+    write(&out, &bytes).with_context(|| format!("writing {}", out.display()))?;
+    Ok(out)
+}
+
+/// The .onnx file of a method's generator. `scores`: JSON for `mdr.metrics`.
+pub fn encode(config: &Config, method: &dyn Method, scores: Option<&str>) -> Vec<u8> {
+    let mut graph = Graph::default();
+    let net = method.generator();
+    let result = net.export(&mut graph, INPUT);
+    graph.finish(&result, 1, &metadata(config, net.tile_multiple(), scores))
+}
+
+/// The table of `mdr.*` keys.
+fn metadata(config: &Config, tile_multiple: usize, scores: Option<&str>) -> BTreeMap<String, String> {
+    let export = &config.export;
+    let method = config.method.published_name();
+    let or = |text: &str, default: &dyn Fn() -> String| if text.is_empty() { default() } else { text.to_owned() };
+    let folders = || {
+        let folders: Vec<&str> = config.data.folders.iter().map(|folder| folder.path.as_str()).collect();
+        if folders.is_empty() { config.task.to_string() } else { folders.join(", ") }
+    };
+    let normalization = serde_json::to_string(&config.data.normalization()).expect("plain numbers are JSON");
+    let entries = [
+        ("format", "1".to_owned()),
+        ("task", config.task.to_string()),
+        ("axes", "YX".to_owned()),
+        ("channels", "1".to_owned()),
+        ("scale", "1".to_owned()),
+        ("normalization", normalization),
+        ("tile_multiple", tile_multiple.to_string()),
+        ("name", or(&export.name, &|| format!("{}-{}", method.to_lowercase(), config.task))),
+        ("description", or(&export.description, &|| format!("{method} for the task {}", config.task))),
+        ("license", or(&export.license, &|| "not stated".into())),
+        ("authors", or(&export.authors, &|| "not stated".into())),
+        ("trained_on", or(&export.trained_on, &folders)),
+        ("method", method.to_owned()),
+        ("commit", env!("MDR_COMMIT").to_owned()),
+        ("metrics", scores.unwrap_or("{}").to_owned()),
+    ];
+    entries.into_iter().map(|(key, value)| (format!("mdr.{key}"), value)).collect()
+}

@@ -1,0 +1,84 @@
+//! The program: a whole run in a few seconds, what it leaves, and one line and status 1 where it cannot.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn mdr_train(arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mdr-train"));
+    command.args(arguments).env_remove("LD_LIBRARY_PATH");
+    paths.iter().for_each(|(option, path)| {
+        command.arg(option).arg(path);
+    });
+    command.output().expect("the program starts without LD_LIBRARY_PATH")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_run_from_images_to_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, run) = (folder.path().join("data"), folder.path().join("run"));
+    common::write_data(&data, 3);
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke.toml");
+    let options = ["train", "--device", "cpu", "--threads", "1", "--set", "simulate.fraction=0.5"];
+    let output = mdr_train(&options, &[("--config", &config), ("--data", &data), ("--out", &run)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("2 pairs and"), "{}", text(&output.stderr));
+    for file in ["config.toml", "split.json", "log.csv", "samples/0000040.png", "checkpoints/last.safetensors"] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    for file in ["checkpoints/best.safetensors", "model.onnx", "parity.json", "report.html"] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    let events = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("events.out.tfevents.");
+    assert!(std::fs::read_dir(&run).unwrap().any(|entry| events(&entry.unwrap())));
+    let report = std::fs::read_to_string(run.join("report.html")).unwrap();
+    for part in ["<polyline", "data:image/png;base64,", "tch and mdr differ", "features = 4"] {
+        assert!(report.contains(part), "{part}");
+    }
+    assert!(!report.contains("http"), "the report needs nothing from elsewhere");
+
+    let output = mdr_train(&["evaluate"], &[("--model", &run.join("model.onnx")), ("--data", &data)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stdout).lines().last().unwrap().starts_with("all                    3"),
+        "{}",
+        text(&output.stdout)
+    );
+
+    let copy = folder.path().join("copy.onnx");
+    let output = mdr_train(&["export", &run.display().to_string()], &[("--out", &copy)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read(copy).unwrap(), std::fs::read(run.join("model.onnx")).unwrap());
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke.toml");
+    let missing = folder.path().join("missing");
+    let train = |extra: &[&str], data: &Path| {
+        let options = [&["train"], extra].concat();
+        mdr_train(&options, &[("--config", &config), ("--data", data), ("--out", &folder.path().join("run"))])
+    };
+    let export = || mdr_train(&["export"], &[("--out", &missing)]);
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(data.join("denoise/clean")).unwrap();
+    std::fs::write(data.join("denoise/clean/a.tif"), b"no TIFF").unwrap();
+    for (output, status, expected) in [
+        (train(&[], &missing), 1, "no such folder"),
+        (train(&["--device", "gpu"], &data), 1, "expected auto, cpu or cuda:N"),
+        (train(&["--device", "cuda:99"], &data), 1, "CUDA devices"),
+        (train(&["--set", "train.stepz=1"], &data), 1, "unknown field `stepz`"),
+        (train(&[], &data), 1, "a.tif"),
+        (mdr_train(&["evaluate"], &[("--model", &missing), ("--data", &data)]), 1, "missing"),
+        (export(), 2, "required"),
+    ] {
+        assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(expected), "{expected}: {}", text(&output.stderr));
+    }
+}

@@ -1,0 +1,49 @@
+//! A config that cannot work is refused with the value, what was expected, and what was found.
+
+mod common;
+
+use mdr_train::config::{Config, Precision};
+
+#[test]
+fn mistakes_are_named() {
+    let cases = [
+        ("net.depth=0", "net.depth = 0: expected 1 to 6"),
+        ("net.kernel=4", "net.kernel = 4: expected an odd number"),
+        ("net.feature=4", "unknown field `feature`"),
+        ("method=carre", "unknown variant `carre`"),
+        ("task=denoising", "unknown variant `denoising`"),
+        ("patches.size=30", "patches.size = 30: expected at least 8, and a multiple of 4"),
+        ("data.percentile_low=99.9", "expected 0 <= low < high <= 100"),
+        ("data.validation_fraction=1.5", "data.validation_fraction = 1.5: expected 0 to 1"),
+        ("simulate.photons=[9.0, 3.0]", "simulate.photons = [9, 3]: expected [a, b]"),
+        ("simulate.window=16", "simulate.window = 16: expected patches.size = 32 to 4096"),
+        ("train.steps=0", "train.steps and train.batch must be above 0"),
+        ("train.learning_rate=nan", "train.learning_rate = NaN"),
+        ("train.ema=1.0", "train.ema = 1: expected 0 or a decay below 1"),
+        ("train.precision=f16", "unknown variant `f16`"),
+        ("train.steps", "expected KEY=VALUE"),
+        ("seed.x=1", "seed is not a table"),
+    ];
+    for (change, expected) in cases {
+        let text = include_str!("../configs/smoke.toml");
+        let error = format!("{:#}", Config::parse(text, &[change.to_owned()]).expect_err(change));
+        assert!(error.contains(expected), "{change}: {error}");
+    }
+}
+
+#[test]
+fn shipped_configs_are_right_and_survive_the_run_folder() {
+    for text in [
+        include_str!("../configs/smoke.toml"),
+        include_str!("../configs/care-denoise.toml"),
+        include_str!("../configs/denoise.toml"),
+    ] {
+        let config = Config::parse(text, &[]).unwrap();
+        assert_eq!(Config::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    }
+}
+
+#[test]
+fn a_bare_word_is_a_string() {
+    assert_eq!(common::smoke(&["train.precision=bf16"]).train.precision, Precision::Bf16);
+}

@@ -1,0 +1,136 @@
+//! Images: found, split without leaks, matched in intensity; batches that depend on seed and number alone.
+
+mod common;
+
+use mdr_train::config::{Config, Split};
+use mdr_train::pairs::{self, Entry, Images};
+use mdr_train::patches::{Loader, Sampler};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+fn splits(entries: &[Entry]) -> BTreeMap<Split, BTreeSet<String>> {
+    let mut splits: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for entry in entries {
+        splits.entry(entry.split).or_default().insert(entry.reference.display().to_string());
+    }
+    splits
+}
+
+#[test]
+fn split_is_by_file_seeded_and_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..8 {
+        common::write_phantoms(&folder.path().join(format!("denoise/set/clean/{number}.tif")), 3, number, None);
+    }
+    let config = common::smoke(&["data.validation_fraction=0.25", "simulate.phantoms=0.0"]);
+    let entries = pairs::find(&config, folder.path()).unwrap();
+    assert_eq!(entries, pairs::find(&config, folder.path()).unwrap());
+    let split = splits(&entries);
+    assert_eq!((split[&Split::Train].len(), split[&Split::Val].len()), (6, 2));
+    assert!(split[&Split::Train].is_disjoint(&split[&Split::Val]));
+
+    // All three planes of a file are in the part of the file: no plane of a validation stack is trained on.
+    let load = |part| pairs::load(&entries, part, &config, folder.path()).unwrap().clean;
+    let files = |part| -> BTreeSet<String> {
+        load(part).iter().map(|clean| clean.name.split(" plane ").next().unwrap().to_owned()).collect()
+    };
+    assert_eq!((load(Split::Train).len(), load(Split::Val).len()), (18, 6));
+    assert_eq!(files(Split::Train), split[&Split::Train]);
+    assert_eq!(files(Split::Val), split[&Split::Val]);
+
+    let choices: BTreeSet<_> = (0..20)
+        .map(|seed| {
+            let config = Config { seed, ..config.clone() };
+            splits(&pairs::find(&config, folder.path()).unwrap())[&Split::Val].clone()
+        })
+        .collect();
+    assert!(choices.len() > 5, "the seed decides: {choices:?}");
+}
+
+#[test]
+fn folders_named_train_val_and_test_are_the_split() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, part) in ["train", "train", "val", "test"].into_iter().enumerate() {
+        for side in ["low", "high"] {
+            let path = folder.path().join(format!("denoise/{part}/{side}/{number}.tif"));
+            common::write_phantoms(&path, 1, number as u64, None);
+        }
+    }
+    let split = splits(&pairs::find(&common::smoke(&[]), folder.path()).unwrap());
+    let names = |part: &str, numbers: &[usize]| -> BTreeSet<String> {
+        numbers.iter().map(|number| format!("denoise/{part}/high/{number}.tif")).collect()
+    };
+    assert_eq!(split[&Split::Train], names("train", &[0, 1]));
+    assert_eq!(split[&Split::Val], names("val", &[2]));
+    assert_eq!(split[&Split::Test], names("test", &[3]));
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let find = |config: &Config| format!("{:#}", pairs::find(config, folder.path()).unwrap_err());
+    assert!(find(&common::smoke(&[])).contains("denoise: no such folder"));
+    std::fs::create_dir_all(folder.path().join("denoise/high")).unwrap();
+    assert!(find(&common::smoke(&[])).contains("found neither low/NAME.tif"));
+    common::write_phantoms(&folder.path().join("denoise/low/a.tif"), 1, 0, None);
+    assert!(find(&common::smoke(&[])).contains("has no partner"));
+}
+
+#[test]
+fn references_are_matched_to_their_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |side: &str| folder.path().join(format!("denoise/train/{side}/a.tif"));
+    common::write_phantoms(&path("low"), 1, 3, None);
+    // The reference is the input times 3 plus 1000, but for one sample at each end, which moves its percentiles.
+    let mut image = mdr::tiff_io::read_tiff(path("low")).unwrap();
+    image.samples.iter_mut().for_each(|sample| *sample = *sample * 3.0 + 1000.0);
+    std::fs::create_dir_all(path("high").parent().unwrap()).unwrap();
+    mdr::tiff_io::write_tiff(path("high"), &image, false).unwrap();
+    let images = |change: &str| {
+        let config = common::smoke(&[common::PAIRS_ONLY, "data.percentile_high=100", change]);
+        let entries = pairs::find(&config, folder.path()).unwrap();
+        pairs::load(&entries, Split::Train, &config, folder.path()).unwrap()
+    };
+    let difference = |images: &Images| {
+        let pair = &images.pairs[0];
+        let samples = pair.input.samples.iter().zip(&pair.target.samples);
+        samples.map(|(input, target)| (input - target).abs()).fold(0.0, f32::max)
+    };
+    assert!(difference(&images("data.match_intensity=true")) < 1e-5);
+}
+
+#[test]
+fn batches_depend_on_seed_and_number_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    common::write_data(folder.path(), 4);
+    let config =
+        common::smoke(&["simulate.fraction=0.5", "simulate.phantoms=0.3", "train.batch=12", "train.loader_threads=3"]);
+    let sampler = |config: &Config| {
+        let entries = pairs::find(config, folder.path()).unwrap();
+        Sampler::new(config, pairs::load(&entries, Split::Train, config, folder.path()).unwrap()).unwrap()
+    };
+    let one = sampler(&config);
+    let wanted: Vec<_> = (5..15).map(|index| one.batch(index).unwrap()).collect();
+    // Another sampler, three threads, not from the start.
+    let mut loader = Loader::start(Arc::new(sampler(&config)), 5);
+    for (index, wanted) in wanted.iter().enumerate() {
+        assert_eq!(&loader.take().unwrap(), wanted, "batch {}", index + 5);
+    }
+    assert_ne!(wanted[0], wanted[1]);
+    assert_ne!(sampler(&Config { seed: 8, ..config }).batch(5).unwrap(), wanted[0]);
+}
+
+#[test]
+fn input_and_target_are_cut_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    for side in ["low", "high"] {
+        common::write_phantoms(&folder.path().join(format!("denoise/train/{side}/a.tif")), 1, 5, None);
+    }
+    let config = common::smoke(&[common::PAIRS_ONLY, "train.batch=16"]);
+    let entries = pairs::find(&config, folder.path()).unwrap();
+    let images = pairs::load(&entries, Split::Train, &config, folder.path()).unwrap();
+    let batch = Sampler::new(&config, images).unwrap().batch(0).unwrap().to_batch(tch::Device::Cpu);
+    assert_eq!(batch.input.size(), [16, 1, 32, 32]);
+    let difference = (&batch.input - &batch.target).abs().max().double_value(&[]);
+    assert!(difference < 1e-5, "{difference}");
+}

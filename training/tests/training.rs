@@ -1,0 +1,149 @@
+//! The loop: a network learns one batch by heart; a stopped and resumed run ends as one that never stopped; NaN stops a
+//! run and leaves the last good checkpoint; the U-Net, the loss and Adam agree with PyTorch.
+
+mod common;
+
+use mdr_train::config::Config;
+use mdr_train::methods::Batch;
+use mdr_train::train::{self, RunFolder};
+use mdr_train::{checkpoint, methods::State};
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+#[test]
+fn one_batch_is_learnt_by_heart() {
+    for precision in ["train.precision=f32", "train.precision=bf16"] {
+        let config = common::smoke(&["net.features=8", precision]);
+        let mut method = config.method.build(&config, Device::Cpu);
+        tch::manual_seed(1);
+        let image = || Tensor::rand([2, 1, 16, 16], (Kind::Float, Device::Cpu));
+        let weight = Tensor::ones([2, 1, 1, 1], (Kind::Float, Device::Cpu));
+        let batch = Batch { input: image(), target: image(), weight };
+        let loss = |losses: Vec<(&str, Tensor)>| losses[0].1.double_value(&[]);
+        let first = loss(method.step(&batch, 3e-3));
+        let last = (0..400).map(|_| loss(method.step(&batch, 3e-3))).last().unwrap();
+        assert!(last < 0.25 * first, "{precision}: {first} → {last}");
+    }
+}
+
+fn tensors(path: &Path) -> State {
+    Tensor::read_safetensors(path).unwrap().into_iter().collect()
+}
+
+fn assert_same(a: &Path, b: &Path) {
+    let (a, b) = (tensors(a), tensors(b));
+    assert!(a.len() > 40, "weights, averages and moments: {}", a.len());
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, tensor) in &a {
+        assert!(tensor.equal(&b[name]), "{name} differs");
+    }
+}
+
+/// Columns of log.csv that do not depend on the speed of the machine.
+fn log(run: &RunFolder) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(run.log()).unwrap();
+    let cells = |line: &str| line.split(',').enumerate().filter(|(i, _)| *i != 2).map(|(_, c)| c.to_owned()).collect();
+    text.lines().map(cells).collect()
+}
+
+#[test]
+fn a_resumed_run_ends_as_if_it_had_never_stopped() {
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 4);
+    for precision in ["train.precision=f32", "train.precision=bf16"] {
+        let config = common::smoke(&[
+            "simulate.fraction=0.5",
+            "simulate.phantoms=0.3",
+            "train.steps=20",
+            "train.validate_every=10",
+            "train.log_every=5",
+            "train.ema=0.9",
+            "train.loader_threads=2",
+            precision,
+        ]);
+        let folder = tempfile::tempdir().unwrap();
+        let run = |name: &str| RunFolder::new(&folder.path().join(name));
+        let (whole, halves) = (run("whole"), run("halves"));
+        let start = |run, stop: &dyn Fn(u64) -> bool| train::start(&config, data.path(), run, Device::Cpu, stop);
+        assert!(start(&whole, &|_| false).unwrap().finished);
+        assert!(!start(&halves, &|step| step == 10).unwrap().finished);
+        let resumed = train::resume(data.path(), &halves, Device::Cpu, &|_| false).unwrap();
+        assert!(resumed.finished);
+        assert_eq!(resumed.position.step, 20);
+        assert_same(&whole.last(), &halves.last());
+        assert_same(&whole.best(), &halves.best());
+        assert_eq!(log(&whole), log(&halves));
+        assert_eq!(log(&whole).len(), 5);
+
+        // A run folder is not overwritten, and other images are noticed.
+        let error = start(&whole, &|_| false).unwrap_err().to_string();
+        assert!(error.contains("--resume"), "{error}");
+        common::write_data(data.path().join("other").as_path(), 3);
+        let error = train::resume(&data.path().join("other"), &halves, Device::Cpu, &|_| false).unwrap_err();
+        assert!(error.to_string().contains("are not those that"), "{error}");
+        std::fs::remove_dir_all(data.path().join("other")).unwrap();
+    }
+}
+
+#[test]
+fn nan_stops_the_run_and_leaves_the_last_good_checkpoint() {
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 2);
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::new(&folder.path().join("run"));
+    let config = common::smoke(&[common::PAIRS_ONLY, "train.steps=20", "train.validate_every=5"]);
+    train::start(&config, data.path(), &run, Device::Cpu, &|step| step == 7).unwrap();
+    let good = tensors(&run.last());
+
+    let broken = Config::load(&run.config(), &["train.learning_rate=1e30".to_owned()]).unwrap();
+    train::write(&run.config(), broken.to_toml().unwrap().as_bytes()).unwrap();
+    let error = train::resume(data.path(), &run, Device::Cpu, &|_| false).unwrap_err().to_string();
+    assert!(error.contains("last good checkpoints are kept"), "{error}");
+    for (name, tensor) in tensors(&run.last()) {
+        assert!(tensor.equal(&good[&name]), "{name}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_network_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let small = common::smoke(&[]);
+    let position = checkpoint::Position { step: 3, best_psnr: 21.5 };
+    checkpoint::save(&path, small.method.build(&small, Device::Cpu).as_ref(), position).unwrap();
+    let mut same = small.method.build(&small, Device::Cpu);
+    assert_eq!(checkpoint::load(&path, same.as_mut()).unwrap(), position);
+    let large = common::smoke(&["net.features=8"]);
+    let error = checkpoint::load(&path, large.method.build(&large, Device::Cpu).as_mut()).unwrap_err();
+    assert!(format!("{error:#}").contains("the config asks for"), "{error:#}");
+    std::fs::write(&path, b"not a checkpoint").unwrap();
+    assert!(checkpoint::load(&path, same.as_mut()).is_err());
+}
+
+/// `data/unet.npz` is made by `data/make_unet.py`: weights, a batch, and what PyTorch makes of it.
+#[test]
+fn unet_loss_and_adam_agree_with_pytorch() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/unet.npz");
+    let stored: BTreeMap<String, Tensor> = Tensor::read_npz(path).unwrap().into_iter().collect();
+    let config = common::smoke(&["net.features=3"]);
+    let mut method = config.method.build(&config, Device::Cpu);
+    for (name, mut variable) in method.state() {
+        if let Some(name) = name.strip_prefix("net.") {
+            tch::no_grad(|| variable.copy_(&stored[name]));
+        }
+    }
+    let close = |found: &Tensor, expected: &Tensor, tolerance: f64| {
+        let difference = (found - expected).abs().max().double_value(&[]);
+        assert!(difference < tolerance, "{difference}");
+    };
+    let batch = Batch {
+        input: stored["input"].shallow_clone(),
+        target: stored["target"].shallow_clone(),
+        weight: stored["weight"].shallow_clone(),
+    };
+    close(&method.restore(&batch.input), &stored["output"], 1e-5);
+    let losses: Vec<f64> = (0..3).map(|_| method.step(&batch, 1e-2)[0].1.double_value(&[])).collect();
+    close(&Tensor::from_slice(&losses), &stored["losses"], 1e-5);
+    close(&method.restore(&batch.input), &stored["output_after_three_steps"], 1e-4);
+}
