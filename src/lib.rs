@@ -5,6 +5,7 @@
 //! ```
 //!
 //! One file per arrow; [`restore`](mod@restore) states the order.
+//! The modules hold what both front ends and the trainer need; a plain restoration is [`Model`] and [`restore()`].
 #![deny(unsafe_code)]
 
 pub mod axial;

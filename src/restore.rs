@@ -308,7 +308,7 @@ impl Plan {
             shape,
             channels: channels(input, options),
         };
-        let limit = options.memory_limit_mb.unwrap_or(DEFAULT_MEMORY_LIMIT_MB) << 20;
+        let limit = options.memory_limit_mb.unwrap_or(DEFAULT_MEMORY_LIMIT_MB).saturating_mul(1 << 20);
         let impossible = |needed: u64, why: &str| {
             Error::InvalidOption(format!(
                 "memory limit {} MB: {why} needs about {} MB; raise the limit",
@@ -346,12 +346,12 @@ impl Plan {
         }
 
         // Every candidate side with every number of threads; the least work per thread that fits wins.
-        let overlap = options.overlap.unwrap_or(0);
-        let longest = padded[1].max(padded[2]);
+        let longest = padded.into_iter().max().unwrap_or(1);
+        let overlap = options.overlap.unwrap_or(0).min(longest);
         let sides: Vec<usize> = match options.tile {
-            Some(tile) => vec![tile],
+            Some(tile) => vec![tile.min(longest)],
             None => {
-                let parts = (1..=8).map(|parts| longest.div_ceil(parts));
+                let parts = (1..=8).map(|parts| padded[1].max(padded[2]).div_ceil(parts));
                 parts
                     .chain([1024, 768, 512, 384, 256, 192, 128, 96, 64, 32, 1])
                     .filter(|&s| s <= LARGEST_TILE)
@@ -384,18 +384,22 @@ impl Plan {
         best.map(|(_, plan)| plan).ok_or_else(|| impossible(smallest, "this image with this model"))
     }
 
-    /// Bytes at the peak: the tiles that run, and the planes under way.
+    /// Bytes at the peak: the tiles that run, and the planes under way. Too many for u64 count as its maximum.
     fn memory(&self, model: &Model) -> u64 {
+        let product = |factors: &[usize]| factors.iter().fold(1, |all: u64, &factor| all.saturating_mul(factor as u64));
         let tile = [0, 1, 2].map(|axis| self.tilings[axis].side());
-        let bytes = |lengths: [usize; 3]| lengths.iter().map(|&n| n as u64).product::<u64>() * 4;
-        let threads = self.threads as u64;
-        let scale: u64 = self.scale.iter().map(|&s| s as u64).product();
-        let lengths = [if self.volumetric { self.shape.z } else { 1 }, self.shape.y, self.shape.x];
-        let channels = if self.volumetric { self.channels.len() } else { self.together } as u64;
-        let units = 1 + (2 * threads).div_ceil(self.tiles_per_unit() as u64).min(self.units().len() as u64);
-        let unit = channels * bytes(lengths) * (1 + scale) + bytes([1, self.shape.y, self.shape.x]) * (1 + scale);
-        threads * (model.network().memory_bytes(tile) + 2 * (self.together as u64) * bytes(tile) * (1 + scale))
-            + units * unit
+        let Shape { z, y, x, .. } = self.shape;
+        let scale = 1 + product(&self.scale) as usize;
+        let planes = if self.volumetric { self.channels.len() * z } else { self.together };
+        let one = model.network().memory_bytes(tile).saturating_add(product(&[
+            2 * 4 * self.together * scale,
+            tile[0],
+            tile[1],
+            tile[2],
+        ]));
+        let ahead = (2 * self.threads as u64).div_ceil(self.tiles_per_unit() as u64).min(self.units().len() as u64);
+        let unit = product(&[4 * scale, planes + 1, y, x]);
+        one.saturating_mul(self.threads as u64).saturating_add(unit.saturating_mul(1 + ahead))
     }
 
     fn tile_counts(&self) -> [usize; 3] {

@@ -1,0 +1,305 @@
+//! Properties of the whole pipeline through the Rust API: tiles cannot be seen, whatever their size, overlap and
+//! number of threads; what goes in besides pixels comes out; odd images are restored or refused, never a panic.
+
+mod common;
+
+use common::{Numbers, beads, identity, mean3, mean3_3d, noise, unet, upsample2, with_metadata};
+use mdr::{Error, Image, ImageInfo, Model, Normalization, PixelType, RestoreOptions, Shape, Task, restore};
+
+fn model(bytes: &[u8]) -> Model {
+    Model::from_bytes("test", bytes).expect("a test model loads")
+}
+
+fn run(model: &Model, image: &Image, options: &RestoreOptions) -> mdr::Result<Image> {
+    restore(model, image, options, &mut |_| true)
+}
+
+fn untiled() -> RestoreOptions {
+    RestoreOptions { tile: Some(1 << 20), threads: Some(1), ..RestoreOptions::default() }
+}
+
+/// Largest difference as a part of the range of the expected image.
+fn relative_difference(found: &Image, expected: &Image) -> f32 {
+    assert_eq!(found.info.shape, expected.info.shape);
+    let min = expected.samples.iter().copied().fold(f32::INFINITY, f32::min);
+    let max = expected.samples.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let largest = found.samples.iter().zip(&expected.samples).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    largest / (max - min).max(f32::MIN_POSITIVE)
+}
+
+#[test]
+fn tiles_cannot_be_seen() {
+    let mut numbers = Numbers::new(11);
+    let models = [model(&unet(2, 4)), model(&unet(1, 3)), model(&mean3()), model(&upsample2()), model(&identity())];
+    let sides = [1, 2, 3, 5, 16, 31, 64, 97, 130];
+    let mut tiled = 0;
+    for round in 0..160 {
+        let model = &models[round % models.len()];
+        let (y, x) = (sides[numbers.below(sides.len())], sides[numbers.below(sides.len())]);
+        let image = Image::from_plane(y, x, beads(y, x, round as u64)).expect("length fits");
+        let expected = run(model, &image, &untiled()).expect("untiled");
+        let options = RestoreOptions {
+            tile: Some(1 + numbers.below(80)),
+            overlap: Some(numbers.below(60)),
+            threads: Some(1 + numbers.below(4)),
+            ..RestoreOptions::default()
+        };
+        let mut tiles = 0;
+        let found = restore(model, &image, &options, &mut |progress| {
+            tiles = progress.total;
+            true
+        })
+        .expect("tiled");
+        tiled += usize::from(tiles > 1);
+        let difference = relative_difference(&found, &expected);
+        assert!(difference <= 1e-5, "{y}x{x} {options:?}: {difference}");
+    }
+    assert!(tiled > 60, "only {tiled} of 160 cases had more than one tile");
+}
+
+#[test]
+fn volumes_are_tiled_along_all_axes() {
+    let model = model(&mean3_3d());
+    let shape = Shape { t: 2, c: 2, z: 9, y: 20, x: 33 };
+    let image = Image::new(ImageInfo::new(shape, PixelType::F32), noise(3, shape.len())).expect("length fits");
+    let expected = run(&model, &image, &untiled()).expect("untiled");
+    for (tile, overlap, threads) in [(4, 0, 2), (7, 5, 3), (12, 9, 1)] {
+        let options = RestoreOptions {
+            tile: Some(tile),
+            overlap: Some(overlap),
+            threads: Some(threads),
+            ..RestoreOptions::default()
+        };
+        let difference = relative_difference(&run(&model, &image, &options).expect("tiled"), &expected);
+        assert!(difference <= 1e-5, "{tile} {overlap}: {difference}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let model = model(&unet(2, 4));
+    let shape = Shape { t: 2, c: 2, z: 3, y: 90, x: 70 };
+    let image = Image::new(ImageInfo::new(shape, PixelType::F32), noise(5, shape.len())).expect("length fits");
+    let with = |threads| {
+        let options =
+            RestoreOptions { tile: Some(48), overlap: Some(40), threads: Some(threads), ..RestoreOptions::default() };
+        run(&model, &image, &options).expect("restored").samples
+    };
+    let one = with(1);
+    for threads in [2, 3, 8] {
+        assert!(one.iter().zip(with(threads)).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
+    }
+}
+
+#[test]
+fn every_plane_is_restored_as_if_alone() {
+    let plain = with_metadata(&mean3(), &[("mdr.normalization", r#"{"kind":"none"}"#)]);
+    let model = model(&plain);
+    let shape = Shape { t: 2, c: 3, z: 2, y: 12, x: 10 };
+    let image = Image::new(ImageInfo::new(shape, PixelType::F32), noise(7, shape.len())).expect("length fits");
+    let whole = run(&model, &image, &RestoreOptions::default()).expect("stack");
+    for (i, plane) in image.samples.chunks(shape.plane_len()).enumerate() {
+        let alone = Image::from_plane(12, 10, plane.to_vec()).expect("length fits");
+        let alone = run(&model, &alone, &RestoreOptions::default()).expect("plane");
+        assert_eq!(whole.samples[i * 120..(i + 1) * 120], alone.samples);
+    }
+    let options = RestoreOptions { channel: Some(2), ..RestoreOptions::default() };
+    let channel = run(&model, &image, &options).expect("channel");
+    assert_eq!(channel.info.shape, Shape { c: 1, ..shape });
+    assert_eq!(channel.info.axes.as_str(), "TZYX");
+    assert_eq!(channel.samples[..240], whole.samples[4 * 120..6 * 120]);
+}
+
+#[test]
+fn intensities_come_back_whatever_their_scale() {
+    for (gain, offset) in [(1.0, 0.0), (1e-6, 0.0), (1e6, -3e5), (0.5, 100.0)] {
+        let samples: Vec<f32> = beads(40, 50, 2).iter().map(|v| v * gain + offset).collect();
+        let image = Image::from_plane(40, 50, samples).expect("length fits");
+        let normalizations =
+            [Normalization::Percentile { low: 2.0, high: 99.8 }, Normalization::MeanStd, Normalization::None];
+        for normalization in normalizations {
+            let options = RestoreOptions { normalization: Some(normalization), ..RestoreOptions::default() };
+            let found = run(&model(&identity()), &image, &options).expect("restored");
+            assert!(relative_difference(&found, &image) < 1e-5, "{gain} {offset} {normalization:?}");
+        }
+    }
+}
+
+#[test]
+fn pixels_that_are_not_finite_stay_and_do_no_harm() {
+    let model = model(&unet(2, 4));
+    let clean = beads(48, 64, 9);
+    let mut damaged = clean.clone();
+    let holes = [(0, f32::NAN), (70, f32::INFINITY), (1000, f32::NEG_INFINITY), (3071, f32::NAN)];
+    for (at, value) in holes {
+        damaged[at] = value;
+    }
+    damaged[20 * 64..21 * 64].fill(f32::NAN);
+    let image = Image::from_plane(48, 64, damaged.clone()).expect("length fits");
+    let restored = run(&model, &image, &RestoreOptions::default()).expect("restored");
+    for (found, given) in restored.samples.iter().zip(&damaged) {
+        assert_eq!(found.is_finite(), given.is_finite());
+        assert!(given.is_finite() || found.to_bits() == given.to_bits());
+    }
+    let everything = Image::from_plane(4, 4, vec![f32::NAN; 16]).expect("length fits");
+    let restored = run(&model, &everything, &RestoreOptions::default()).expect("restored");
+    assert!(restored.samples.iter().all(|value| value.is_nan()));
+    let twice = run(&self::model(&upsample2()), &image, &RestoreOptions::default()).expect("restored");
+    assert!(twice.samples[0].is_nan() && twice.samples[1].is_nan() && twice.samples[128].is_nan());
+    assert!(twice.samples[2].is_finite());
+}
+
+#[test]
+fn constant_and_tiny_images_are_restored() {
+    for bytes in [unet(2, 4), mean3(), identity(), upsample2()] {
+        let model = model(&bytes);
+        for (y, x) in [(1, 1), (1, 7), (9, 1), (2, 2), (33, 17)] {
+            let image = Image::from_plane(y, x, vec![42.5; y * x]).expect("length fits");
+            let restored = run(&model, &image, &RestoreOptions::default()).expect("restored");
+            assert!(restored.samples.iter().all(|&value| value == 42.5), "{y}x{x}");
+        }
+    }
+}
+
+#[test]
+fn the_grid_of_the_result_has_its_pixel_size() {
+    let mut info = ImageInfo::new(Shape { t: 1, c: 1, z: 3, y: 5, x: 6 }, PixelType::U16);
+    info.pixel_size_um = Some(0.2);
+    info.z_step_um = Some(0.5);
+    let image = Image::new(info, noise(1, 90)).expect("length fits");
+    let restored = run(&model(&upsample2()), &image, &RestoreOptions::default()).expect("restored");
+    assert_eq!(restored.info.shape, Shape { t: 1, c: 1, z: 3, y: 10, x: 12 });
+    assert_eq!((restored.info.pixel_size_um, restored.info.z_step_um), (Some(0.1), Some(0.5)));
+    assert_eq!(restored.info.pixel_type, PixelType::F32);
+    let note: serde_json::Value = serde_json::from_str(&restored.info.provenance).expect("the note is JSON");
+    assert_eq!(note["model"], "test");
+    assert_eq!(note["sha256"].as_str().map(str::len), Some(64));
+}
+
+/// The identity network on a stack that is linear in Z: resampling to isotropic pixels is exact, and the average of
+/// XZ and YZ slices is the stack itself.
+#[test]
+fn axial_makes_an_isotropic_stack() {
+    let model = model(&with_metadata(&identity(), &[("mdr.task", "axial")]));
+    let shape = Shape { t: 2, c: 2, z: 4, y: 6, x: 5 };
+    let mut info = ImageInfo::new(shape, PixelType::F32);
+    info.pixel_size_um = Some(0.1);
+    info.z_step_um = Some(0.25);
+    let value = |t: usize, c: usize, z: f32, y: usize, x: usize| {
+        z * 10.0 + (t * 100 + c * 1000) as f32 + y as f32 + 0.1 * x as f32
+    };
+    let fill = |shape: Shape, step: f32| {
+        let mut samples = Vec::new();
+        for (t, c) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            for z in 0..shape.z {
+                for y in 0..shape.y {
+                    samples.extend((0..shape.x).map(|x| value(t, c, z as f32 * step, y, x)));
+                }
+            }
+        }
+        samples
+    };
+    let image = Image::new(info, fill(shape, 1.0)).expect("length fits");
+    let restored = run(&model, &image, &RestoreOptions::default()).expect("restored");
+    assert_eq!(restored.info.shape, Shape { z: 8, ..shape });
+    assert_eq!((restored.info.pixel_size_um, restored.info.z_step_um), (Some(0.1), Some(0.1)));
+    let expected = fill(restored.info.shape, 0.4);
+    assert!(restored.samples.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-2));
+
+    let without = Image::new(ImageInfo::new(shape, PixelType::F32), image.samples.clone()).expect("length fits");
+    let error = run(&model, &without, &RestoreOptions::default()).expect_err("pixel sizes are missing");
+    assert!(error.to_string().contains("z step"), "{error}");
+    let options = RestoreOptions { pixel_size_um: Some(0.1), z_step_um: Some(0.25), ..RestoreOptions::default() };
+    assert_eq!(run(&model, &without, &options).expect("restored").samples, restored.samples);
+    let options = RestoreOptions { channel: Some(1), ..RestoreOptions::default() };
+    let channel = run(&model, &image, &options).expect("restored");
+    let planes = 8 * 30;
+    assert_eq!(channel.samples[..planes], restored.samples[planes..2 * planes]);
+    let plane = Image::from_plane(6, 5, vec![1.0; 30]).expect("length fits");
+    assert!(matches!(run(&model, &plane, &options), Err(Error::InvalidOption(_) | Error::ShapeMismatch { .. })));
+}
+
+#[test]
+fn a_foreign_model_can_be_told_its_task() {
+    let mut info = ImageInfo::new(Shape { t: 1, c: 1, z: 3, y: 8, x: 8 }, PixelType::F32);
+    (info.pixel_size_um, info.z_step_um) = (Some(1.0), Some(2.0));
+    let image = Image::new(info, noise(2, 192)).expect("length fits");
+    let options = RestoreOptions { task: Some(Task::Axial), ..RestoreOptions::default() };
+    assert_eq!(run(&model(&identity()), &image, &options).expect("restored").info.shape.z, 5);
+}
+
+#[test]
+fn the_memory_limit_is_kept_or_the_run_refused() {
+    let unet = model(&unet(2, 8));
+    let image = Image::from_plane(400, 400, beads(400, 400, 4)).expect("length fits");
+    let expected = run(&unet, &image, &untiled()).expect("untiled");
+    let limited = RestoreOptions { memory_limit_mb: Some(24), ..RestoreOptions::default() };
+    let mut tiles = 0;
+    let found = restore(&unet, &image, &limited, &mut |progress| {
+        tiles = progress.total;
+        true
+    });
+    assert!(relative_difference(&found.expect("restored"), &expected) <= 1e-5);
+    assert!(tiles > 4, "{tiles} tiles under a limit of 24 MB");
+    let tight = RestoreOptions { memory_limit_mb: Some(1), ..RestoreOptions::default() };
+    let error = run(&unet, &image, &tight).expect_err("1 MB cannot hold the image");
+    assert!(error.to_string().contains("raise the limit"), "{error}");
+}
+
+#[test]
+fn a_model_that_looks_at_the_whole_image_is_not_tiled() {
+    let model = model(&common::instance_norm());
+    let image = Image::from_plane(60, 60, beads(60, 60, 4)).expect("length fits");
+    let options = RestoreOptions { tile: Some(16), ..RestoreOptions::default() };
+    let mut tiles = 0;
+    restore(&model, &image, &options, &mut |progress| {
+        tiles = progress.total;
+        true
+    })
+    .expect("restored");
+    assert_eq!(tiles, 1);
+    let large = Image::from_plane(1500, 1500, vec![1.0; 2_250_000]).expect("length fits");
+    let options = RestoreOptions { memory_limit_mb: Some(20), ..RestoreOptions::default() };
+    let error = run(&model, &large, &options).expect_err("too large untiled").to_string();
+    assert!(error.contains("cannot be tiled") && error.contains("InstanceNormalization"), "{error}");
+}
+
+#[test]
+fn options_without_sense_are_refused() {
+    let image = Image::from_plane(8, 8, noise(1, 64)).expect("length fits");
+    let default = RestoreOptions::default;
+    for options in [
+        RestoreOptions { tile: Some(0), ..default() },
+        RestoreOptions { threads: Some(0), ..default() },
+        RestoreOptions { memory_limit_mb: Some(0), ..default() },
+        RestoreOptions { channel: Some(1), ..default() },
+        RestoreOptions { pixel_size_um: Some(-1.0), ..default() },
+        RestoreOptions { z_step_um: Some(f64::NAN), ..default() },
+        RestoreOptions { normalization: Some(Normalization::Percentile { low: 50.0, high: 50.0 }), ..default() },
+    ] {
+        assert!(matches!(run(&model(&identity()), &image, &options), Err(Error::InvalidOption(_))), "{options:?}");
+    }
+    // Absurd, but harmless.
+    for options in [
+        RestoreOptions { tile: Some(usize::MAX), ..default() },
+        RestoreOptions { overlap: Some(usize::MAX), ..default() },
+        RestoreOptions { threads: Some(usize::MAX), ..default() },
+        RestoreOptions { memory_limit_mb: Some(u64::MAX), ..default() },
+    ] {
+        assert!(run(&model(&identity()), &image, &options).is_ok(), "{options:?}");
+    }
+}
+
+#[test]
+fn cancelling_ends_the_run() {
+    let model = model(&unet(1, 3));
+    let image = Image::from_plane(100, 100, noise(1, 10_000)).expect("length fits");
+    let options = RestoreOptions { tile: Some(32), threads: Some(2), ..RestoreOptions::default() };
+    let mut calls = 0;
+    let outcome = restore(&model, &image, &options, &mut |progress| {
+        calls += 1;
+        progress.done < 3
+    });
+    assert!(matches!(outcome, Err(Error::Cancelled)));
+    assert!(calls < 12, "{calls} calls");
+}
