@@ -100,15 +100,36 @@ impl PixelType {
             Self::F64 => 8,
         }
     }
+}
 
-    /// The value of this type that stands for `sample`: integers are rounded, halves away from zero, and clamped;
-    /// NaN becomes 0. Floats stay as they are.
-    pub fn nearest(self, sample: f32) -> f64 {
-        match self.range() {
-            Some(_) if sample.is_nan() => 0.0,
-            Some((low, high)) => f64::from(sample).round().clamp(low, high),
-            None => sample.into(),
-        }
+/// A type in which samples are stored in files and buffers. The one place where the engine's f32 become integers.
+pub trait Sample {
+    /// The stored value for a sample of the engine: integers are rounded, halves away from zero, and clamped, NaN
+    /// becomes 0; floats keep the value.
+    fn from_f32(sample: f32) -> Self;
+}
+
+macro_rules! integers {
+    ($($integer:ty)*) => {
+        $(impl Sample for $integer {
+            fn from_f32(sample: f32) -> Self {
+                sample.round() as Self // `as` clamps and makes NaN 0
+            }
+        })*
+    };
+}
+
+integers!(u8 u16 u32 i8 i16 i32);
+
+impl Sample for f32 {
+    fn from_f32(sample: f32) -> Self {
+        sample
+    }
+}
+
+impl Sample for f64 {
+    fn from_f32(sample: f32) -> Self {
+        sample.into()
     }
 }
 

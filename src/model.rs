@@ -203,6 +203,21 @@ impl Model {
         multiple
     }
 
+    /// Adds a multiple that a package asks for.
+    pub(crate) fn require_multiple(&mut self, multiple: usize) -> std::result::Result<(), String> {
+        let together = lcm(self.facts.tile_multiple, multiple);
+        if together > MAX_MULTIPLE {
+            return Err(format!(
+                "its description asks for steps of {multiple} pixels, the network for {}; together they ask for tiles \
+                 above {MAX_MULTIPLE} pixels",
+                self.facts.tile_multiple
+            ));
+        }
+        self.stated_multiple = lcm(self.stated_multiple, multiple);
+        self.facts.tile_multiple = together;
+        Ok(())
+    }
+
     /// Replaces facts by those of a package around the file.
     pub(crate) fn facts_mut(&mut self) -> &mut Facts {
         &mut self.facts
@@ -333,7 +348,7 @@ fn facts(name: &str, bytes: &[u8], network: &Network) -> std::result::Result<Fac
 }
 
 /// Least common multiple.
-fn lcm(a: usize, b: usize) -> usize {
+pub(crate) fn lcm(a: usize, b: usize) -> usize {
     let (mut x, mut y) = (a, b);
     while y != 0 {
         (x, y) = (y, x % y);

@@ -23,6 +23,13 @@ pub enum Normalization {
     },
     /// Mean becomes 0, standard deviation 1.
     MeanStd,
+    /// The same for every image: `sample · gain + offset`.
+    Linear {
+        /// Not 0.
+        gain: f64,
+        /// Added after the multiplication.
+        offset: f64,
+    },
     /// Samples are passed on as they are.
     None,
 }
@@ -47,6 +54,9 @@ impl Normalization {
                     "percentiles {low} and {high}: expected 0 <= low < high <= 100, such as 2 and 99.8"
                 )))
             }
+            Self::Linear { gain, offset } if !(gain != 0.0 && gain.recip().is_finite() && offset.is_finite()) => Err(
+                Error::InvalidOption(format!("gain {gain} and offset {offset}: expected a finite gain that is not 0")),
+            ),
             _ => Ok(()),
         }
     }
@@ -59,6 +69,7 @@ impl Normalization {
         let mut samples = Samples::new(source, channel, go_on);
         match *self {
             Self::None => Ok(Fitted { offset: 0.0, range: 1.0 }),
+            Self::Linear { gain, offset } => Ok(Fitted { offset: -offset / gain, range: 1.0 / gain }),
             Self::MeanStd => {
                 let (mut count, mut sum) = (0u64, 0.0);
                 samples.visit(|value| {

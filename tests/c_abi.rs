@@ -154,7 +154,7 @@ impl Binding for CAbi {
         loaded(|out| unsafe { (API.mdr_model_load)(path.as_ptr(), out) })
     }
 
-    fn from_memory(&self, name: &str, bytes: &[u8]) -> Result<Model, Failure> {
+    fn load_bytes(&self, name: &str, bytes: &[u8]) -> Result<Model, Failure> {
         let name = c(name);
         // SAFETY: as above.
         loaded(|out| unsafe { (API.mdr_model_from_memory)(name.as_ptr(), bytes.as_ptr(), bytes.len(), out) })
@@ -243,7 +243,7 @@ impl Binding for CAbi {
 contract!(CAbi);
 
 fn identity() -> Model {
-    CAbi.from_memory("identity", &models::identity()).expect("a model")
+    CAbi.load_bytes("identity", &models::identity()).expect("a model")
 }
 
 #[track_caller]
@@ -438,6 +438,12 @@ fn restore_refuses_wrong_buffers() {
     bad(Call { input: shared.cast(), strides: gap.as_ptr(), output, ..call() }, "overlap");
     let apart = Call { input: shared.cast(), output: shared.wrapping_add(16).cast(), ..call() };
     assert_eq!(apart.run(), OK, "{}", last_error());
+
+    // One sample repeated over 2^20 by 2^20 pixels is a valid input, which the memory limit refuses unallocated.
+    let repeated = [0_i64, 0];
+    let output = shared.wrapping_add(16).cast();
+    let vast = Call { input: shared.cast(), strides: repeated.as_ptr(), shape: vec![1 << 20; 2], output, ..call() };
+    refused(Call { output_len: 1 << 40, ..vast }.run(), INVALID_OPTION, "memory limit");
 
     refused(Call { output_len: 15, ..call() }.run(), SHAPE_MISMATCH, "16");
     refused(Call { output_len: 17, ..call() }.run(), SHAPE_MISMATCH, "16");

@@ -4,8 +4,9 @@
 mod common;
 
 use common::contract::{Binding, Failure, Request, Samples, Type, positions};
+use mdr::image::Sample;
 use mdr::restore::{output_info, restore};
-use mdr::{Axes, Error, Image, ImageInfo, Model, PixelType, RestoreOptions, Shape, Task};
+use mdr::{Axes, Error, Image, ImageInfo, Model, PixelType, RestoreOptions, Shape};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -55,14 +56,12 @@ impl Binding for RustApi {
         Model::load(path).map_err(failure)
     }
 
-    fn from_memory(&self, name: &str, bytes: &[u8]) -> Result<Model, Failure> {
+    fn load_bytes(&self, name: &str, bytes: &[u8]) -> Result<Model, Failure> {
         Model::from_bytes(name, bytes).map_err(failure)
     }
 
     fn builtin(&self, task: &str) -> Result<Model, Failure> {
-        let task: Task = serde_json::from_value(json!(task))
-            .map_err(|error| failure(Error::InvalidOption(format!("task: {error}"))))?;
-        Model::builtin(task).map_err(failure)
+        task.parse().and_then(Model::builtin).map_err(failure)
     }
 
     fn facts(&self, model: &Model) -> Value {
@@ -97,8 +96,8 @@ impl Binding for RustApi {
             .map(|position| result.samples[engine_index(request, shape, position)])
             .collect();
         Ok(match request.output {
-            Type::U8 => Samples::U8(samples.iter().map(|&s| PixelType::U8.nearest(s) as u8).collect()),
-            Type::U16 => Samples::U16(samples.iter().map(|&s| PixelType::U16.nearest(s) as u16).collect()),
+            Type::U8 => Samples::U8(samples.iter().map(|&s| Sample::from_f32(s)).collect()),
+            Type::U16 => Samples::U16(samples.iter().map(|&s| Sample::from_f32(s)).collect()),
             Type::F32 => Samples::F32(samples),
         })
     }

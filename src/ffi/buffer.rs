@@ -7,6 +7,7 @@
 
 use super::guard::{Failure, array, pointer};
 use super::types::{MdrPixelType, MdrStatus};
+use crate::image::Sample;
 use crate::{Axes, ImageInfo, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape};
 use std::ffi::c_void;
 use std::ops::Range;
@@ -181,12 +182,12 @@ impl Buffer {
 
     /// # Safety
     /// The samples are of type `T` and nobody else uses them meanwhile.
-    unsafe fn write<T>(&mut self, index: PlaneIndex, samples: &[f32], convert: impl Fn(f32) -> T) {
+    unsafe fn write<T: Sample>(&mut self, index: PlaneIndex, samples: &[f32]) {
         let step = self.strides[4];
         for (start, row) in self.rows::<T>(index).zip(samples.chunks_exact(self.info.shape.x)) {
             for (x, &sample) in row.iter().enumerate() {
                 // SAFETY: as in `read`.
-                unsafe { start.wrapping_offset(x as isize * step).write(convert(sample)) };
+                unsafe { start.wrapping_offset(x as isize * step).write(T::from_f32(sample)) };
             }
         }
     }
@@ -215,13 +216,12 @@ impl PlaneSource for Buffer {
 impl PlaneSink for Buffer {
     fn write_plane(&mut self, index: PlaneIndex, samples: &[f32]) -> Result<()> {
         assert_eq!(samples.len(), self.info.shape.plane_len());
-        let pixel_type = engine_type(self.pixel_type);
         // SAFETY: as for reading; `mdr_restore` has refused an output that overlaps the input.
         unsafe {
             match self.pixel_type {
-                MdrPixelType::U8 => self.write(index, samples, |sample| pixel_type.nearest(sample) as u8),
-                MdrPixelType::U16 => self.write(index, samples, |sample| pixel_type.nearest(sample) as u16),
-                MdrPixelType::F32 => self.write(index, samples, |sample| sample),
+                MdrPixelType::U8 => self.write::<u8>(index, samples),
+                MdrPixelType::U16 => self.write::<u16>(index, samples),
+                MdrPixelType::F32 => self.write::<f32>(index, samples),
             }
         }
         Ok(())

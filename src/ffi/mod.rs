@@ -43,7 +43,7 @@ mod types;
 pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrStatus};
 
 use crate::restore::{output_info, restore_planes};
-use crate::{Error, Model, Progress, RestoreOptions, Task};
+use crate::{Error, Model, Progress, RestoreOptions, models};
 use buffer::{Buffer, Grid};
 use guard::{Failure, array, guard, model, out, text};
 use safer_ffi::layout::ReprC;
@@ -51,6 +51,7 @@ use safer_ffi::{c_char, ffi_export};
 use serde::Serialize;
 use serde_json::json;
 use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// Version of this interface, which `mdr_abi_version` returns too. It grows whenever a function, a number or a
@@ -151,13 +152,8 @@ pub extern "C" fn mdr_last_error() -> *const c_char {
 pub unsafe extern "C" fn mdr_builtin_models(buffer: *mut c_char, capacity: usize, needed: *mut usize) -> MdrStatus {
     guard(|| {
         let mut facts = Vec::new();
-        for task in [Task::Denoise, Task::Axial, Task::SuperResolve] {
-            match Model::builtin(task) {
-                Ok(model) => facts.push(model.facts().clone()),
-                // A task without a built-in model.
-                Err(Error::InvalidOption(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+        for task in models::tasks() {
+            facts.push(Model::builtin(task)?.facts().clone());
         }
         // SAFETY: the caller keeps the rules for text buffers.
         unsafe { write_json(&facts, buffer, capacity, needed) }
@@ -174,9 +170,7 @@ pub unsafe extern "C" fn mdr_model_builtin(task: *const c_char, out: *mut *mut M
         // SAFETY: the caller keeps the rules for text.
         let task = unsafe { text(task, "task") }?;
         let out = self::out(out, "out")?;
-        let task: Task = serde_json::from_value(json!(task))
-            .map_err(|_| Error::InvalidOption(format!("task {task:?}: expected denoise, axial or super-resolve")))?;
-        hand_out(Model::builtin(task), out)
+        hand_out(task.parse().and_then(Model::builtin), out)
     })
 }
 
@@ -222,7 +216,7 @@ pub unsafe extern "C" fn mdr_model_from_memory(
 pub unsafe extern "C" fn mdr_model_free(model: *mut MdrModel) {
     // Not by `guard`: a program frees what it has and only then asks why a call failed. A model whose destructor
     // panics is a defect of which nobody need hear.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let _ = catch_unwind(AssertUnwindSafe(|| {
         if out(model, "model").is_ok() {
             // SAFETY: the handle came from `hand_out`, and the caller frees it once.
             drop(unsafe { Box::from_raw(model) });

@@ -137,6 +137,21 @@ fn strip(model: &mut pb::ModelProto, parsed: &Graph) {
     }
     for node in &mut graph.node {
         node.doc_string.clear();
+        // Without a value ONNX means 0f32, tract 0f64.
+        if node.op_type == "ConstantOfShape" && node.attribute.is_empty() {
+            let zero = pb::TensorProto {
+                dims: vec![1],
+                data_type: DataType::Float as i32,
+                float_data: vec![0.0],
+                ..Default::default()
+            };
+            node.attribute.push(pb::AttributeProto {
+                name: "value".into(),
+                r#type: pb::attribute_proto::AttributeType::Tensor as i32,
+                t: Some(zero),
+                ..Default::default()
+            });
+        }
     }
 }
 
@@ -355,7 +370,7 @@ fn constant(tensor: &pb::TensorProto) -> Check<Constant> {
         }
     };
     let stored = if !raw.is_empty() {
-        if raw.len() % size == 0 { Some(raw.len() / size) } else { None }
+        if raw.len().is_multiple_of(size) { Some(raw.len() / size) } else { None }
     } else {
         Some(match kind {
             DataType::Float => tensor.float_data.len(),

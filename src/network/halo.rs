@@ -73,8 +73,15 @@ struct Spread {
     /// Which axis of the tensor runs along it.
     axis: usize,
     pitch: Pitch,
+    /// Unbounded, as `high`, where it depends on all pixels.
     low: f64,
     high: f64,
+}
+
+impl Spread {
+    fn unbounded(self) -> Self {
+        Self { low: f64::NEG_INFINITY, high: f64::INFINITY, ..self }
+    }
 }
 
 /// How a tensor depends on the pixels of the input.
@@ -82,9 +89,9 @@ struct Spread {
 enum Pixels {
     /// Not at all; `sized` where its values can depend on the size of the image.
     Free { sized: bool },
-    /// On a neighbourhood: one spread for each spatial axis.
+    /// Laid out on a grid of pixels: one spread for each spatial axis.
     Local(Vec<Spread>),
-    /// On everything, for this reason.
+    /// On everything, for this reason, and not laid out on a grid.
     Whole(String),
 }
 
@@ -95,6 +102,8 @@ pub(super) struct Value {
     data: Option<Vec<f64>>,
     integer: bool,
     pixels: Pixels,
+    /// Which operator made it depend on the whole image, where a spread is unbounded.
+    reason: Option<String>,
 }
 
 impl Value {
@@ -144,9 +153,12 @@ pub(super) fn analyse(graph: &Graph, channels: usize) -> Check<Analysis> {
         return Err("the size of its output is no multiple of the size of its input".into());
     }
     let scale = first.shape.as_ref().map_or([1; 3], |s| s.scale);
-    let whole = |reason: String| Field { halo: None, reason: Some(reason), scale, multiple: [1; 3] };
+    let mut multiple = [1; 3];
+    multiple[3 - spatial..].copy_from_slice(&first.multiple);
+    let whole = |reason: String| Field { halo: None, reason: Some(reason), scale, multiple };
     let field = match (&first.pixels, &second.pixels) {
         (Pixels::Whole(reason), _) | (_, Pixels::Whole(reason)) => whole(reason.clone()),
+        (Pixels::Local(_), _) if first.reason.is_some() => whole(first.reason.unwrap_or_default()),
         (Pixels::Free { .. }, _) => return Err("its output does not depend on its input".into()),
         (a, b) if a != b => whole("what an output pixel depends on changes with the size of the image".into()),
         (Pixels::Local(spreads), _) => {
@@ -160,12 +172,8 @@ pub(super) fn analyse(graph: &Graph, channels: usize) -> Check<Analysis> {
                     ));
                 }
                 let phase = (scale[place] - 1) as f64 / scale[place] as f64;
-                let reach = (-spread.low).ceil().max((spread.high + phase).floor()).max(0.0);
+                let reach = (-spread.low).floor().max((spread.high + phase).floor()).max(0.0);
                 halo[place] = reach as usize;
-            }
-            let mut multiple = [1; 3];
-            for (m, strides) in multiple[3 - spatial..].iter_mut().zip(&first.multiple) {
-                *m = *strides;
             }
             Field { halo: Some(halo), reason: None, scale, multiple }
         }
@@ -182,6 +190,7 @@ struct Description {
     pixels: Pixels,
     shape: Option<Output>,
     multiple: Vec<usize>,
+    reason: Option<String>,
 }
 
 fn describe(graph: &Graph, input: &[usize]) -> Check<Description> {
@@ -205,7 +214,7 @@ fn describe(graph: &Graph, input: &[usize]) -> Check<Description> {
     if multiple.iter().any(|&m| m > 1 << 16) {
         return Err("its strides multiply to more than 65536".into());
     }
-    Ok(Description { pixels: output.pixels.clone(), shape, multiple })
+    Ok(Description { pixels: output.pixels.clone(), shape, multiple, reason: output.reason.clone() })
 }
 
 /// Channels and scale of an output of this shape.
@@ -234,22 +243,24 @@ pub(super) fn follow<'a>(graph: &'a Graph, input: &[usize]) -> Check<Trace<'a>> 
     let mut values: HashMap<&str, Value> = HashMap::with_capacity(graph.nodes.len() + graph.constants.len());
     for (name, c) in &graph.constants {
         let pixels = Pixels::Free { sized: false };
-        let value = Value { shape: Some(c.shape.clone()), data: c.data.clone(), integer: c.integer, pixels };
+        let value =
+            Value { shape: Some(c.shape.clone()), data: c.data.clone(), integer: c.integer, pixels, reason: None };
         values.insert(name, value);
     }
     let spreads = (2..input.len()).map(|axis| Spread { axis, pitch: Pitch::ONE, low: 0.0, high: 0.0 });
     let pixels = Pixels::Local(spreads.collect());
-    values.insert(&graph.input, Value { shape: Some(input.to_vec()), data: None, integer: false, pixels });
+    values
+        .insert(&graph.input, Value { shape: Some(input.to_vec()), data: None, integer: false, pixels, reason: None });
     let limit = input.iter().try_fold(MAX_GROWTH, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX).max(MAX_ELEMENTS);
     for node in &graph.nodes {
         let inputs: Vec<Option<&Value>> = node.inputs.iter().map(|name| values.get(name.as_str())).collect();
-        let step = Step { graph, node, inputs: &inputs, limit };
-        let outputs = step.outputs()?;
-        for (name, value) in node.outputs.iter().zip(outputs) {
-            if !name.is_empty() {
-                values.insert(name, value);
-            }
+        let step = Step { graph, node, inputs: &inputs, limit, side: &input[2..] };
+        let mut outputs = step.outputs()?;
+        for value in &mut outputs {
+            value.reason = step.reason(value);
         }
+        let named = node.outputs.iter().zip(outputs).filter(|(name, _)| !name.is_empty());
+        values.extend(named.map(|(name, value)| (name.as_str(), value)));
     }
     Ok(Trace { values })
 }
@@ -260,6 +271,8 @@ struct Step<'a> {
     node: &'a Node,
     inputs: &'a [Option<&'a Value>],
     limit: usize,
+    /// Sides of the input.
+    side: &'a [usize],
 }
 
 impl Step<'_> {
@@ -269,6 +282,28 @@ impl Step<'_> {
 
     fn error<T>(&self, message: &str) -> Check<T> {
         Err(format!("{}: {message}", self.node.label()))
+    }
+
+    /// Why a result depends on the whole image, where it does: what an input has to say, else this operator.
+    fn reason(&self, result: &Value) -> Option<String> {
+        let Pixels::Local(spreads) = &result.pixels else { return None };
+        if spreads.iter().all(|s| s.low.is_finite() && s.high.is_finite()) {
+            return None;
+        }
+        let blamed = self.node.op.ends_with("Normalization");
+        let before = self.inputs.iter().copied().flatten().find_map(|v| match &v.pixels {
+            Pixels::Whole(reason) if !blamed => Some(reason.clone()),
+            _ => v.reason.clone(),
+        });
+        before.or_else(|| Some(format!("{} depends on the whole image", self.node.label())))
+    }
+
+    /// The grid of `x`, every element depending on all pixels.
+    fn unbounded(&self, x: &Value) -> Pixels {
+        match &x.pixels {
+            Pixels::Local(spreads) => Pixels::Local(spreads.iter().map(|s| s.unbounded()).collect()),
+            _ => self.blamed(),
+        }
     }
 
     fn whole(&self) -> Pixels {
@@ -314,7 +349,7 @@ impl Step<'_> {
             (None, Pixels::Local(_)) => self.whole_because("has a result of unknown shape"),
             (_, pixels) => pixels,
         };
-        Ok(Value { shape, data: None, integer, pixels })
+        Ok(Value { shape, data: None, integer, pixels, reason: None })
     }
 
     fn outputs(&self) -> Check<Vec<Value>> {
@@ -367,7 +402,7 @@ impl Step<'_> {
             | "SimplifiedLayerNormalization"
             | "CumSum" => self.value(x.shape.clone(), self.along_axis(x))?,
             "InstanceNormalization" | "GroupNormalization" | "MeanVarianceNormalization" | "BatchNormalization" => {
-                self.value(x.shape.clone(), self.blamed())?
+                self.value(x.shape.clone(), self.unbounded(x))?
             }
             "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {
                 let shape = x.shape.as_ref().map(|s| s.iter().enumerate().map(|(i, &d)| if i < 2 { d } else { 1 }));
@@ -399,7 +434,7 @@ impl Step<'_> {
         let mut results = vec![result];
         for name in &node.outputs[1..] {
             let value = if name.is_empty() {
-                Value { shape: None, data: None, integer: false, pixels: Pixels::Free { sized: true } }
+                Value { shape: None, data: None, integer: false, pixels: Pixels::Free { sized: true }, reason: None }
             } else {
                 let shape = if node.op == "MaxPool" { results[0].shape.clone() } else { None };
                 self.value(shape, self.mixed())?
@@ -417,7 +452,7 @@ impl Step<'_> {
         let pixels = Pixels::Free { sized: false };
         let ints = |key: &str| node.ints(key).map(|v| v.iter().map(|&i| i as f64).collect::<Vec<_>>());
         let floats = |key: &str| node.floats(key).map(|v| v.iter().map(|&f| f64::from(f)).collect::<Vec<_>>());
-        let mut value = Value { shape: None, data: None, integer: true, pixels };
+        let mut value = Value { shape: None, data: None, integer: true, pixels, reason: None };
         if let Some(shape) = node.ints("value.shape") {
             value.integer = node.int("value.integer", 0) == 1;
             value.shape = Some(shape.iter().map(|&d| d as usize).collect());
@@ -485,7 +520,7 @@ impl Step<'_> {
         if x.is_free() || self.inputs[1..].iter().copied().flatten().all(constant) {
             x.pixels.clone()
         } else {
-            self.mixed()
+            self.unbounded(x)
         }
     }
 
@@ -521,24 +556,18 @@ impl Step<'_> {
             });
         }
         let Some(spreads) = union else { return self.mixed() };
-        for value in self.inputs.iter().copied().flatten() {
-            match &value.pixels {
-                Pixels::Whole(reason) => return Pixels::Whole(reason.clone()),
-                Pixels::Free { sized: true } => {
-                    return self.whole_because("uses the size of the image as a value");
-                }
-                // Broadcast along a spatial axis is fine for a constant; a pixel tensor of length 1 has no neighbours.
-                Pixels::Free { sized: false } => {
-                    let own = value.shape.as_deref().unwrap_or(&[]);
-                    let shift = shape.len() - own.len();
-                    if spreads.iter().any(|s| s.axis >= shift && own[s.axis - shift] != 1) {
-                        return self.whole_because("uses a constant that differs from pixel to pixel");
-                    }
-                }
-                Pixels::Local(_) => {}
+        // Broadcast along a spatial axis is fine for a constant. Values that follow from the size of the image, or
+        // differ from pixel to pixel, would differ from tile to tile.
+        let local = self.inputs.iter().copied().flatten().all(|value| match &value.pixels {
+            Pixels::Local(_) => true,
+            Pixels::Whole(_) | Pixels::Free { sized: true } => false,
+            Pixels::Free { sized: false } => {
+                let own = value.shape.as_deref().unwrap_or(&[]);
+                let shift = shape.len() - own.len();
+                spreads.iter().all(|s| s.axis < shift || own[s.axis - shift] == 1)
             }
-        }
-        Pixels::Local(spreads)
+        });
+        Pixels::Local(if local { spreads } else { spreads.iter().map(|s| s.unbounded()).collect() })
     }
 
     /// The spreads of `x` after an operator along the axes from 2 on: `along` gives the new spread of one of them.
@@ -778,8 +807,8 @@ impl Step<'_> {
                 "asymmetric" => j as f64 / factor,
                 _ => return None,
             };
-            // Rounding in tract's f32 may fall on either side of a tie.
-            let slack = 1e-3;
+            // In f32 a place may fall on either side of a whole number, unless the factor is whole.
+            let slack = if den == 1 { 0.0 } else { 1e-3 };
             let widen = if self.node.int("antialias", 0) != 0 { (1.0 / factor).max(1.0) } else { 1.0 };
             let (a, b) = match self.node.string("mode", "nearest") {
                 "nearest" => match self
@@ -1052,7 +1081,22 @@ impl Step<'_> {
             }
             _ => self.mixed(),
         };
+        let pixels = self.laid_out(pixels, &out);
         self.value(Some(out), pixels)
+    }
+
+    /// Norms are often spelt as Reshape, norm, Reshape: the result has a grid again. It depends on the whole image
+    /// all the same, but the strides must not be forgotten.
+    fn laid_out(&self, pixels: Pixels, shape: &[usize]) -> Pixels {
+        let sides = if shape.len() == self.side.len() + 2 { &shape[2..] } else { &[] };
+        let whole = matches!(&pixels, Pixels::Whole(_));
+        if !whole || sides.is_empty() || sides.iter().any(|&s| s <= 1) {
+            return pixels;
+        }
+        let grid = sides.iter().zip(self.side).enumerate().map(|(i, (&to, &from))| {
+            Some(Spread { axis: i + 2, pitch: Pitch::ONE.times(from, to)?, low: 0.0, high: 0.0 }.unbounded())
+        });
+        grid.collect::<Option<Vec<_>>>().map_or(pixels, Pixels::Local)
     }
 
     fn squeeze(&self, x: &Value) -> Check<Value> {
@@ -1219,7 +1263,7 @@ impl Step<'_> {
         let axis = if axis < 0 { axis.saturating_add(rank) } else { axis };
         let hit = |s: &Spread| if from_on { s.axis as i64 >= axis } else { s.axis as i64 == axis };
         if spreads.iter().any(hit) || (self.node.op == "CumSum" && self.input(1).is_none_or(|v| v.data.is_none())) {
-            self.whole()
+            self.unbounded(x)
         } else {
             x.pixels.clone()
         }

@@ -6,8 +6,10 @@ use super::graph::{Graph, Node};
 use super::halo::{Trace, Value};
 use std::collections::HashMap;
 
-/// Below this, tract unrolls the patches of a convolution with a small kernel into a matrix.
-const MAX_UNROLLED_BYTES: u64 = 16 << 20;
+/// tract unrolls the patches of a convolution into a matrix where the kernel has fewer elements than this …
+const MIN_LAZY_KERNEL: u64 = 6;
+/// … and the matrix takes fewer bytes than this.
+const MAX_UNROLLED_BYTES: u64 = 4 << 20;
 
 /// Peak bytes of one run.
 pub(super) fn peak_bytes(graph: &Graph, trace: &Trace) -> u64 {
@@ -21,6 +23,8 @@ pub(super) fn peak_bytes(graph: &Graph, trace: &Trace) -> u64 {
             last_use.insert(name, step);
         }
     }
+    // The plan holds on to its input.
+    last_use.insert(&graph.input, graph.nodes.len());
     last_use.insert(&graph.output, graph.nodes.len());
     let mut dying: Vec<Vec<&str>> = vec![vec![]; graph.nodes.len()];
     for (name, &step) in &last_use {
@@ -45,7 +49,7 @@ pub(super) fn peak_bytes(graph: &Graph, trace: &Trace) -> u64 {
         }
     }
     // The result is copied into the caller's vector.
-    peak.max(2 * bytes(&graph.output))
+    peak.max(bytes(&graph.input) + 2 * bytes(&graph.output))
 }
 
 fn size(value: &Value) -> u64 {
@@ -74,26 +78,35 @@ fn in_place(op: &str) -> bool {
     )
 }
 
-/// Working memory of tract's convolutions.
+/// What tract allocates while an operator runs, beside the result; found by measuring.
 fn scratch(node: &Node, trace: &Trace) -> u64 {
     let shape = |name: Option<&String>| trace.values.get(name?.as_str())?.shape.clone();
-    let (Some(input), Some(weight), Some(output)) =
-        (shape(node.inputs.first()), shape(node.inputs.get(1)), shape(node.outputs.first()))
-    else {
-        return 0;
-    };
+    let (Some(input), Some(output)) = (shape(node.inputs.first()), shape(node.outputs.first())) else { return 0 };
+    let weight = shape(node.inputs.get(1)).unwrap_or_default();
     let product = |dims: &[usize]| dims.iter().map(|&d| d as u64).product::<u64>();
     match node.op.as_str() {
         "Conv" if weight.len() > 2 && output.len() > 2 => {
             let kernel = product(&weight[2..]);
             let unrolled = 4 * input[1] as u64 * kernel * product(&output[2..]);
-            if kernel == 1 { unrolled } else { unrolled.min(MAX_UNROLLED_BYTES) }
+            let padded = node.ints("pads").is_some_and(|p| p.iter().any(|&p| p != 0))
+                || node.string("auto_pad", "").starts_with("SAME");
+            let padded = if padded { size_of_shape(&input) } else { 0 };
+            match kernel {
+                1 => padded + unrolled / 4,
+                k if k < MIN_LAZY_KERNEL => padded + unrolled.min(MAX_UNROLLED_BYTES),
+                _ => padded,
+            }
         }
         // Each element of the input is multiplied with the whole kernel before the products are summed up.
         "ConvTranspose" if weight.len() > 2 && input.len() > 2 => {
             4 * product(&weight[1..]) * product(&input[2..]) + size_of_shape(&input)
         }
         "MatMul" | "Gemm" => size_of_shape(&input) + size_of_shape(&weight),
+        "Concat" => size_of_shape(&output),
+        // One axis after the other, each into a new tensor.
+        "Resize" | "Upsample" => size_of_shape(&input) + size_of_shape(&output) * 3 / 2,
+        // Spelt out as differences, squares and sums.
+        op if op.ends_with("Normalization") && op != "BatchNormalization" => 2 * size_of_shape(&input),
         _ => 0,
     }
 }

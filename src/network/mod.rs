@@ -2,7 +2,8 @@
 //!
 //! tract optimises for one concrete shape, so a plan is kept for each of the few shapes in use; all tiles of an
 //! image have the same. A panic of tract becomes an error. Its direct convolution is switched off while a plan is
-//! made: its other lowering, a matrix product, is about twice as fast on the networks of microscopy.
+//! made: on a U-Net of 32 features its other lowering, a matrix product, is about a fifth quicker on tiles of 256
+//! pixels and no slower beyond the noise on those of 512.
 
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};

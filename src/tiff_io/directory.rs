@@ -27,7 +27,6 @@ pub(super) mod tag {
     pub const X_RESOLUTION: u16 = 282;
     pub const Y_RESOLUTION: u16 = 283;
     pub const RESOLUTION_UNIT: u16 = 296;
-    pub const SOFTWARE: u16 = 305;
     pub const PREDICTOR: u16 = 317;
     pub const TILE_WIDTH: u16 = 322;
     pub const TILE_LENGTH: u16 = 323;
@@ -178,7 +177,7 @@ impl TiffFile {
 
     /// The bytes of an entry's first `count` values.
     fn first_bytes(&mut self, entry: &Entry, count: u64) -> Result<Vec<u8>> {
-        let len = count.checked_mul(kind_len(entry.kind)).unwrap_or(u64::MAX);
+        let len = count.saturating_mul(kind_len(entry.kind));
         self.check_range(entry.offset, len)?;
         let mut bytes = vec![0; len as usize];
         self.read_at(entry.offset, &mut bytes)?;

@@ -242,7 +242,7 @@ pub(super) fn rewrite(text: &str, info: &ImageInfo, note: &str) -> Option<String
             old => {
                 let element = format!("<{prefix}Description>{note}</{prefix}Description>");
                 let early = ["AcquisitionDate", "ExperimenterRef", "AcquiredDate"];
-                let before = image.children().filter(|n| early.contains(&n.tag_name().name())).last();
+                let before = image.children().rfind(|n| early.contains(&n.tag_name().name()));
                 let start = match before {
                     Some(node) => node.range().end,
                     None => tag_end(text, image.range(), image.range().start)?,

@@ -184,6 +184,13 @@ impl Page {
             let start = row as usize * stride + column as usize;
             let mut rows = samples[start..].chunks_mut(stride).take(height as usize).map(|row| &mut row[..width]);
             if format.compression == Compression::None {
+                // Some writers leave the count at 0.
+                let needed = self.row_bytes(format.chunk_width) * u64::from(height);
+                if count != 0 && count < needed {
+                    return Err(
+                        file.bad(format!("damaged TIFF: a strip or tile of {needed} bytes is said to have {count}"))
+                    );
+                }
                 self.plain_chunk(file, offset, &mut rows)?;
             } else {
                 // The rows below the image are stored in a tile, but need not be in the last strip.
@@ -194,11 +201,11 @@ impl Page {
         Ok(())
     }
 
-    fn plain_chunk<'a>(
+    fn plain_chunk(
         &self,
         file: &mut TiffFile,
         mut offset: u64,
-        rows: &mut dyn Iterator<Item = &'a mut [f32]>,
+        rows: &mut dyn Iterator<Item = &mut [f32]>,
     ) -> Result<()> {
         let Format { pixel_type, chunk_width, .. } = self.format;
         let row_bytes = self.row_bytes(chunk_width) as usize;
@@ -217,13 +224,13 @@ impl Page {
         Ok(())
     }
 
-    fn compressed_chunk<'a>(
+    fn compressed_chunk(
         &self,
         file: &mut TiffFile,
         offset: u64,
         count: u64,
         stored_rows: u32,
-        rows: &mut dyn Iterator<Item = &'a mut [f32]>,
+        rows: &mut dyn Iterator<Item = &mut [f32]>,
     ) -> Result<()> {
         let Format { pixel_type, compression, chunk_width, .. } = self.format;
         let row_bytes = self.row_bytes(chunk_width);

@@ -4,7 +4,7 @@
 //! What the pages are is decided by, in this order: OME-XML, ImageJ's description, tifffile's (`{"shape": …}`), and
 //! else one axis of all pages, Z. Axes from the caller name what the file leaves open, or rename what it says.
 
-use super::directory::{TiffFile, tag};
+use super::directory::{Directory, TiffFile, tag};
 use super::page::{Format, Page};
 use super::{imagej, ome};
 use crate::image::{Extra, ImageJMetadata};
@@ -69,62 +69,16 @@ impl TiffReader {
         let format = first.format;
 
         let mut metadata = Metadata::default();
-        let mut contiguous = None;
-        let stack = if ome::is_ome(&description) {
-            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            let ome = ome::parse(&description, walk.directories.len(), &name).map_err(|refusal| match refusal {
-                ome::Refusal::Bad(message) => file.bad(message),
-                ome::Refusal::Unsupported(message) => file.unsupported(message),
-            })?;
-            if (ome.size_x, ome.size_y) != (format.width as usize, format.height as usize) {
-                return Err(file.bad(format!(
-                    "OME-XML says {}x{} pixels, the pages have {}x{}",
-                    ome.size_x, ome.size_y, format.width, format.height
-                )));
-            }
-            metadata.pixel_size_um = ome.pixel_size_um;
-            metadata.z_step_um = ome.z_step_um;
-            metadata.frame_interval_s = ome.frame_interval_s;
-            metadata.extra.ome_xml = Some(description);
-            Stack { dims: ome.dims, pages: ome.pages }
+        let (stack, contiguous) = if ome::is_ome(&description) {
+            let (stack, from_ome) = ome_stack(&file, &walk, &format, description)?;
+            metadata = from_ome;
+            (stack, None)
         } else {
-            let promised = match &imagej_description {
-                Some(description) => description.images(),
-                None => shape_description(&description, &format).map(|dims| product(&dims)),
-            };
-            let planes = match promised {
-                // A single directory for several planes: the others follow its pixels.
-                Some(promised) if promised > 1 && walk.kept.len() == 1 => {
-                    let bytes = format.plane_bytes();
-                    let Some(offset) = first.contiguous_offset() else {
-                        return Err(file.bad(format!("the description promises {promised} planes, the file has one")));
-                    };
-                    file.check_range(offset, bytes.saturating_mul(promised as u64))?;
-                    contiguous = Some(offset);
-                    promised
-                }
-                _ => walk.kept.len(),
-            };
-            let dims = match &imagej_description {
-                Some(description) => {
-                    metadata.z_step_um = description.z_step_um();
-                    metadata.frame_interval_s = description.frame_interval_s();
-                    if promised.is_some_and(|promised| promised != planes) { None } else { description.dims(planes) }
-                }
-                None => match shape_description(&description, &format) {
-                    Some(dims) if product(&dims) != planes => None,
-                    Some(dims) => Some(dims),
-                    None => Some(vec![('?', planes)]),
-                },
-            };
-            let Some(dims) = dims else {
-                return Err(file.bad(format!(
-                    "the description and the number of planes, {planes}, contradict each other: the file is truncated, \
-                     or was changed by a program that left the description as it was"
-                )));
-            };
-            let pages = if contiguous.is_some() { (0..planes).collect() } else { walk.kept.clone() };
-            Stack { dims, pages }
+            if let Some(description) = &imagej_description {
+                metadata.z_step_um = description.z_step_um();
+                metadata.frame_interval_s = description.frame_interval_s();
+            }
+            described_stack(&file, &walk, &first, &description, imagej_description.as_ref())?
         };
 
         if metadata.pixel_size_um.is_none() {
@@ -136,16 +90,20 @@ impl TiffReader {
         }
         metadata.extra.imagej_metadata = binary_metadata(&mut file, &directory)?;
 
-        if contiguous.is_none() {
-            if let Some(&page) = stack.pages.iter().find(|&&page| walk.odd.contains(&page)) {
-                let directory = file.directory(walk.directories[page])?;
-                let other = Format::read(&mut file, &directory, imagej)?;
-                return Err(file.unsupported(format!(
-                    "page {} is {}x{} {:?}, page 1 is {}x{} {:?}; mdr reads pages of one size and type: save the others \
-                     in a file of their own",
-                    page + 1, other.width, other.height, other.pixel_type, format.width, format.height, format.pixel_type
-                )));
-            }
+        if let Some(&page) = stack.pages.iter().find(|&page| contiguous.is_none() && walk.odd.contains(page)) {
+            let directory = file.directory(walk.directories[page])?;
+            let other = Format::read(&mut file, &directory, imagej)?;
+            return Err(file.unsupported(format!(
+                "page {} is {}x{} {:?}, the first is {}x{} {:?}; mdr reads pages of one size and type: save the others \
+                 in a file of their own",
+                page + 1,
+                other.width,
+                other.height,
+                other.pixel_type,
+                format.width,
+                format.height,
+                format.pixel_type
+            )));
         }
         let (axes, page_of_plane, [t, c, z]) = arrange(stack, axes)?;
         let info = ImageInfo {
@@ -254,6 +212,66 @@ fn walk(file: &mut TiffFile) -> Result<Walk> {
     Ok(walk)
 }
 
+/// The stack and the metadata that OME-XML describes.
+fn ome_stack(file: &TiffFile, walk: &Walk, format: &Format, xml: String) -> Result<(Stack, Metadata)> {
+    let name = file.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let ome = ome::parse(&xml, walk.directories.len(), &name).map_err(|refusal| match refusal {
+        ome::Refusal::Bad(message) => file.bad(message),
+        ome::Refusal::Unsupported(message) => file.unsupported(message),
+    })?;
+    if (ome.size_x, ome.size_y) != (format.width as usize, format.height as usize) {
+        return Err(file.bad(format!(
+            "OME-XML says {}x{} pixels, the pages have {}x{}",
+            ome.size_x, ome.size_y, format.width, format.height
+        )));
+    }
+    let metadata = Metadata {
+        pixel_size_um: ome.pixel_size_um,
+        z_step_um: ome.z_step_um,
+        frame_interval_s: ome.frame_interval_s,
+        extra: Extra { ome_xml: Some(xml), ..Extra::default() },
+    };
+    Ok((Stack { dims: ome.dims, pages: ome.pages }, metadata))
+}
+
+/// The stack that ImageJ's, tifffile's or no description describes, and where its samples start if a single
+/// directory stands for several planes: the others follow its pixels.
+fn described_stack(
+    file: &TiffFile,
+    walk: &Walk,
+    first: &Page,
+    description: &str,
+    imagej: Option<&imagej::Description>,
+) -> Result<(Stack, Option<u64>)> {
+    let shape = shape_description(description, &first.format).filter(|_| imagej.is_none());
+    let promised = match imagej {
+        Some(imagej) => imagej.images(),
+        None => shape.as_deref().map(product),
+    };
+    let mut planes = walk.kept.len();
+    let mut contiguous = None;
+    if let Some(promised) = promised.filter(|&promised| promised > 1 && planes == 1) {
+        let Some(offset) = first.contiguous_offset() else {
+            return Err(file.bad(format!("the description promises {promised} planes, the file has one")));
+        };
+        file.check_range(offset, first.format.plane_bytes().saturating_mul(promised as u64))?;
+        (planes, contiguous) = (promised, Some(offset));
+    }
+    let dims = match (imagej, shape) {
+        (Some(imagej), _) => imagej.dims(planes),
+        (None, Some(dims)) => Some(dims),
+        (None, None) => Some(vec![('?', planes)]),
+    };
+    let Some(dims) = dims.filter(|_| promised.is_none_or(|promised| promised == planes)) else {
+        return Err(file.bad(format!(
+            "the description and the number of planes, {planes}, contradict each other: the file is truncated, or was \
+             changed by a program that left the description as it was"
+        )));
+    };
+    let pages = if contiguous.is_some() { (0..planes).collect() } else { walk.kept.clone() };
+    Ok((Stack { dims, pages }, contiguous))
+}
+
 fn product(dims: &[(char, usize)]) -> usize {
     dims.iter().fold(1, |product, &(_, len)| product.saturating_mul(len))
 }
@@ -272,17 +290,14 @@ fn shape_description(text: &str, format: &Format) -> Option<Vec<(char, usize)>> 
         return None;
     }
     let letters: Vec<char> = json.get("axes").and_then(|axes| axes.as_str()).unwrap_or("").chars().collect();
-    let named = letters.len() == lengths.len();
+    let distinct = letters.iter().enumerate().all(|(i, letter)| !letters[..i].contains(letter));
+    let named = letters.len() == lengths.len() && distinct;
     let letter = |i: usize| if named && "TCZ".contains(letters[i]) { letters[i] } else { '?' };
     Some(outer.iter().enumerate().map(|(i, &len)| (letter(i), len)).collect())
 }
 
 /// Pixel size in µm from the resolution tags. `unit`: the unit of ImageJ's description, for its files.
-fn resolution(
-    file: &mut TiffFile,
-    directory: &super::directory::Directory,
-    unit: Option<Option<f64>>,
-) -> Result<Option<f64>> {
+fn resolution(file: &mut TiffFile, directory: &Directory, unit: Option<Option<f64>>) -> Result<Option<f64>> {
     let Some(pixels_per_unit) = file.rational(directory, tag::X_RESOLUTION) else { return Ok(None) };
     if let Some(Some(unit)) = unit {
         return Ok(Some(unit / pixels_per_unit));
@@ -296,7 +311,7 @@ fn resolution(
 }
 
 /// ImageJ's tags 50838 and 50839.
-fn binary_metadata(file: &mut TiffFile, directory: &super::directory::Directory) -> Result<Option<ImageJMetadata>> {
+fn binary_metadata(file: &mut TiffFile, directory: &Directory) -> Result<Option<ImageJMetadata>> {
     let (Some(&counts), Some(&data)) = (directory.get(tag::IMAGEJ_COUNTS), directory.get(tag::IMAGEJ_DATA)) else {
         return Ok(None);
     };
@@ -328,7 +343,10 @@ fn arrange(mut stack: Stack, axes: Option<&Axes>) -> Result<(Axes, Vec<usize>, [
                 dim.0 = letter;
             }
         }
-        Some(letters) if letters.len() == 1 => stack.dims = vec![(letters.chars().next().unwrap_or('Z'), planes)],
+        // One letter for pages that have no names.
+        Some(letters) if letters.len() == 1 && stack.dims.iter().all(|dim| dim.0 == '?') => {
+            stack.dims = letters.chars().map(|letter| (letter, planes)).collect();
+        }
         Some(_) if planes > 1 => {
             return Err(Error::InvalidOption(format!(
                 "axes {} do not say how the pages are divided: the file has {}; give one letter for all pages, such as \
@@ -339,10 +357,7 @@ fn arrange(mut stack: Stack, axes: Option<&Axes>) -> Result<(Axes, Vec<usize>, [
         }
         Some(_) => {}
         None => {
-            let named = |dims: &[(char, usize)]| {
-                dims.iter().enumerate().all(|(i, dim)| dim.0 != '?' && dims[..i].iter().all(|other| other.0 != dim.0))
-            };
-            if !named(&stack.dims) {
+            if stack.dims.iter().any(|dim| dim.0 == '?') {
                 stack.dims = vec![('Z', planes)];
             }
         }

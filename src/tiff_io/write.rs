@@ -10,6 +10,7 @@
 
 use super::directory::tag;
 use super::{imagej, ome};
+use crate::image::Sample;
 use crate::{Error, ImageInfo, PixelType, PlaneIndex, PlaneSink, Result};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,11 @@ impl TiffWriter {
     /// [`Error::Io`] where `path` exists and `force` is not set, or the folder cannot be written;
     /// [`Error::InvalidOption`] where the image has no samples or is too large for a TIFF.
     pub fn create(path: &Path, info: &ImageInfo, force: bool) -> Result<Self> {
+        Self::create_limited(path, info, force, u32::MAX.into())
+    }
+
+    /// As `create`; files of more than `limit` bytes become BigTIFF.
+    fn create_limited(path: &Path, info: &ImageInfo, force: bool, limit: u64) -> Result<Self> {
         if !force && path.symlink_metadata().is_ok() {
             return Err(exists(path));
         }
@@ -72,7 +78,7 @@ impl TiffWriter {
             plane_bytes: bytes / shape.planes() as u64,
             written: 0,
         };
-        writer.start(bytes).map_err(|e| Error::io(&writer.path, e))?;
+        writer.start(bytes, limit).map_err(|e| Error::io(&writer.path, e))?;
         Ok(writer)
     }
 
@@ -100,13 +106,10 @@ impl TiffWriter {
     }
 
     /// Writes what comes before the planes.
-    fn start(&mut self, data_bytes: u64) -> io::Result<()> {
+    fn start(&mut self, data_bytes: u64, limit: u64) -> io::Result<()> {
         let values = Values::of(&self.info);
-        let upper = |values: &Values| {
-            let directories = DIRECTORY_BYTES * (self.info.shape.planes() as u64 + 1);
-            data_bytes.saturating_add(values.len()).saturating_add(directories)
-        };
-        self.big_tiff = upper(&values) > u64::from(u32::MAX);
+        let directories = DIRECTORY_BYTES * (self.info.shape.planes() as u64 + 1);
+        self.big_tiff = data_bytes.saturating_add(values.len()).saturating_add(directories) > limit;
         let header: &[u8] = if self.big_tiff { b"II\x2b\0\x08\0\0\0\x10\0\0\0\0\0\0\0" } else { b"II\x2a\0\x08\0\0\0" };
         // The length of the directory does not depend on where the planes start.
         let start = header.len() as u64;
@@ -164,14 +167,16 @@ impl TiffWriter {
             (tag::ROWS_PER_STRIP, long(info.shape.y)),
             (tag::STRIP_BYTE_COUNTS, Value::Offset(self.plane_bytes)),
         ]);
-        if let Some(resolution) = info.pixel_size_um.and_then(|size| ratio(1.0 / size)) {
+        // ImageJ's description has the unit; OME's readers, and ImageJ with such a file, go by the tag.
+        let (unit_um, unit) = if info.extra.ome_xml.is_some() { (1e4, 3) } else { (1.0, 1) };
+        if let Some(resolution) = info.pixel_size_um.and_then(|size| ratio(unit_um / size)) {
             entries.extend([
                 (tag::X_RESOLUTION, Value::Rational(resolution)),
                 (tag::Y_RESOLUTION, Value::Rational(resolution)),
-                (tag::RESOLUTION_UNIT, Value::Short(1)),
+                (tag::RESOLUTION_UNIT, Value::Short(unit)),
             ]);
         }
-        entries.push((tag::SOFTWARE, Value::Text(SOFTWARE)));
+        // No Software tag: ImageJ would put it into slice labels. The version is in the provenance note.
         entries.push((tag::SAMPLE_FORMAT, Value::Short(format)));
         if let Some((counts, data)) = values.and_then(|values| values.imagej.as_ref()) {
             entries.push((tag::IMAGEJ_COUNTS, Value::Longs(counts)));
@@ -232,8 +237,6 @@ impl PlaneSink for TiffWriter {
         Ok(())
     }
 }
-
-const SOFTWARE: &str = concat!("mdr ", env!("CARGO_PKG_VERSION"));
 
 /// What the first directory alone has.
 struct Values {
@@ -332,22 +335,63 @@ fn ratio(value: f64) -> Option<(u32, u32)> {
 /// Converts samples to their stored form, little-endian.
 fn from_f32(samples: &[f32], pixel_type: PixelType, bytes: &mut Vec<u8>) {
     macro_rules! convert {
-        // `as` clamps and makes NaN 0; `round` goes away from zero at one half.
-        (integer $type:ty) => {
-            samples.iter().for_each(|&sample| bytes.extend((sample.round() as $type).to_le_bytes()))
-        };
-        (float $type:ty) => {
-            samples.iter().for_each(|&sample| bytes.extend(<$type>::from(sample).to_le_bytes()))
+        ($type:ty) => {
+            samples.iter().for_each(|&sample| bytes.extend(<$type>::from_f32(sample).to_le_bytes()))
         };
     }
     match pixel_type {
-        PixelType::U8 => convert!(integer u8),
-        PixelType::U16 => convert!(integer u16),
-        PixelType::U32 => convert!(integer u32),
-        PixelType::I8 => convert!(integer i8),
-        PixelType::I16 => convert!(integer i16),
-        PixelType::I32 => convert!(integer i32),
-        PixelType::F32 => convert!(float f32),
-        PixelType::F64 => convert!(float f64),
+        PixelType::U8 => convert!(u8),
+        PixelType::U16 => convert!(u16),
+        PixelType::U32 => convert!(u32),
+        PixelType::I8 => convert!(i8),
+        PixelType::I16 => convert!(i16),
+        PixelType::I32 => convert!(i32),
+        PixelType::F32 => convert!(f32),
+        PixelType::F64 => convert!(f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Image, Shape};
+
+    #[test]
+    fn ratio_is_exact_where_it_can_be() {
+        assert_eq!(ratio(1.0 / 0.065), Some((200, 13)));
+        assert_eq!(ratio(3.0), Some((3, 1)));
+        let (numerator, denominator) = ratio(std::f64::consts::PI).unwrap();
+        assert!((f64::from(numerator) / f64::from(denominator) - std::f64::consts::PI).abs() < 1e-15);
+        assert_eq!([f64::INFINITY, f64::NAN, 0.0, -1.0, 1e12, 1e-12].map(ratio), [None; 6]);
+    }
+
+    #[test]
+    fn big_tiff_reads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("big.tif");
+        let info = ImageInfo::new(Shape { t: 2, c: 1, z: 3, y: 5, x: 7 }, PixelType::U16);
+        let mut writer = TiffWriter::create_limited(&path, &info, false, 100).unwrap();
+        let samples = (0..info.shape.len()).map(|i| i as f32).collect();
+        let image = Image::new(info, samples).unwrap();
+        for t in 0..2 {
+            for z in 0..3 {
+                let index = PlaneIndex { t, c: 0, z };
+                writer.write_plane(index, image.plane(index)).unwrap();
+            }
+        }
+        writer.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap()[..4], *b"II\x2b\0");
+        assert_eq!(super::super::read_tiff(&path).unwrap().samples, image.samples);
+    }
+
+    #[test]
+    fn more_than_4_gb_becomes_big_tiff() {
+        let folder = tempfile::tempdir().unwrap();
+        let big = |side| {
+            let info = ImageInfo::new(Shape::plane(side, side), PixelType::F32);
+            TiffWriter::create(&folder.path().join("a.tif"), &info, false).unwrap().big_tiff
+        };
+        assert!(!big(32_000));
+        assert!(big(33_000));
     }
 }

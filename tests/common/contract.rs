@@ -123,7 +123,7 @@ pub struct Failure {
 pub trait Binding: Sync {
     type Model: Send + Sync;
     fn load(&self, path: &Path) -> Result<Self::Model, Failure>;
-    fn from_memory(&self, name: &str, bytes: &[u8]) -> Result<Self::Model, Failure>;
+    fn load_bytes(&self, name: &str, bytes: &[u8]) -> Result<Self::Model, Failure>;
     fn builtin(&self, task: &str) -> Result<Self::Model, Failure>;
     fn facts(&self, model: &Self::Model) -> Value;
     fn output_info(&self, model: &Self::Model, request: &Request) -> Result<Value, Failure>;
@@ -140,7 +140,7 @@ fn restore<B: Binding>(binding: &B, model: &B::Model, request: &Request) -> Samp
 }
 
 fn model<B: Binding>(binding: &B, bytes: &[u8]) -> B::Model {
-    binding.from_memory("test model", bytes).expect("a test model loads")
+    binding.load_bytes("test model", bytes).expect("a test model loads")
 }
 
 #[track_caller]
@@ -290,10 +290,10 @@ pub fn wrong_channels_are_refused<B: Binding>(binding: &B) {
 }
 
 pub fn bad_models_are_refused<B: Binding>(binding: &B) {
-    assert_refused(binding.from_memory("some name", b"no ONNX at all"), "BadModel", &["some name"]);
-    assert_refused(binding.from_memory("some name", b""), "BadModel", &["some name"]);
+    assert_refused(binding.load_bytes("some name", b"no ONNX at all"), "BadModel", &["some name"]);
+    assert_refused(binding.load_bytes("some name", b""), "BadModel", &["some name"]);
     let good = models::mean_3x3();
-    assert_refused(binding.from_memory("cut", &good[..good.len() / 2]), "BadModel", &["cut"]);
+    assert_refused(binding.load_bytes("cut", &good[..good.len() / 2]), "BadModel", &["cut"]);
     assert_refused(binding.load(Path::new("no/such/file.onnx")), "Io", &["file.onnx"]);
     assert_refused(binding.builtin("deblur"), "InvalidOption", &["deblur", "denoise", "axial", "super-resolve"]);
 }
