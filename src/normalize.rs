@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn fit(normalization: Normalization, samples: &[f32]) -> Fitted {
-        normalization.fit(&mut image(samples.to_vec()), 0, &mut || true).expect("in memory")
+        normalization.fit(&mut image(samples.to_vec()).as_source(), 0, &mut || true).expect("in memory")
     }
 
     /// Against sorting, on values of all signs and sizes.
@@ -216,7 +216,8 @@ mod tests {
             let mut sorted = samples.clone();
             sorted.sort_by(f32::total_cmp);
             let percents = [0.0, 2.0, 37.5, 99.8, 100.0];
-            let mut source = image(samples);
+            let source = image(samples);
+            let mut source = source.as_source();
             let found = Samples::new(&mut source, 0, &mut || true).percentiles(percents).expect("in memory");
             for (percent, found) in percents.into_iter().zip(found) {
                 let position = percent / 100.0 * (len - 1) as f64;
@@ -279,7 +280,8 @@ mod tests {
     #[test]
     fn each_channel_has_its_own_statistics() {
         let info = ImageInfo::new(Shape { t: 1, c: 2, z: 2, y: 1, x: 2 }, PixelType::F32);
-        let mut image = Image::new(info, vec![0.0, 1.0, 2.0, 4.0, 10.0, 20.0, 30.0, 50.0]).expect("length fits");
+        let image = Image::new(info, vec![0.0, 1.0, 2.0, 4.0, 10.0, 20.0, 30.0, 50.0]).expect("length fits");
+        let mut image = image.as_source();
         let whole = Normalization::Percentile { low: 0.0, high: 100.0 };
         assert_eq!(whole.fit(&mut image, 0, &mut || true).expect("ok"), Fitted { offset: 0.0, range: 4.0 });
         assert_eq!(whole.fit(&mut image, 1, &mut || true).expect("ok"), Fitted { offset: 10.0, range: 40.0 });

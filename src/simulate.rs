@@ -281,6 +281,9 @@ pub fn phantom(kind: Phantom, y: usize, x: usize, seed: u64) -> Image {
     }
     canvas.blur(uniform(rng, 0.9, 1.3));
     canvas.scale_to(1.0);
+    if !matches!(kind, Phantom::Nuclei | Phantom::Membranes) {
+        canvas.compress(uniform(rng, 1.0, 3.5));
+    }
     scene.add_haze(&mut canvas, &cells, rng);
     canvas.scale_to(1.0);
     Image::from_plane(y, x, canvas.samples).expect("the canvas has y * x samples")
@@ -336,13 +339,14 @@ impl Canvas {
             .expect("the canvas has y * x samples");
     }
 
-    fn maximum(&self) -> f32 {
-        self.samples.iter().copied().fold(0.0, f32::max)
+    /// Tames the brightest spots of samples in 0..1, where structures pile up: the rest would be lost in the dark.
+    fn compress(&mut self, strength: f32) {
+        self.samples.iter_mut().for_each(|s| *s = 1.0 - (-strength * *s).exp());
     }
 
     /// Makes `peak` of the largest sample, unless all are 0.
     fn scale_to(&mut self, peak: f32) {
-        let maximum = self.maximum();
+        let maximum = self.samples.iter().copied().fold(0.0, f32::max);
         if maximum > 0.0 {
             self.samples.iter_mut().for_each(|s| *s = *s / maximum * peak);
         }
@@ -499,17 +503,17 @@ impl Scene {
         for cell in cells {
             let nucleus = cell.nucleus(rng);
             let brightness = lognormal(rng, 0.3);
-            for _ in 0..rng.random_range(90..220) {
+            for _ in 0..rng.random_range(130..280) {
                 let start = cell.place(rng, 0.75);
                 let out = (start.0 - cell.centre.0).atan2(start.1 - cell.centre.1);
                 // Most of them point away from the nucleus or run around it.
                 let heading = if rng.random_bool(0.6) { out } else { out + TAU / 4.0 } + 0.5 * gaussian(rng);
-                let length = uniform(rng, 4.0, 16.0) * lognormal(rng, 0.6) * self.magnification;
+                let length = uniform(rng, 6.0, 20.0) * lognormal(rng, 0.6) * self.magnification;
                 let width = uniform(rng, 1.1, 1.9) * self.magnification;
                 let light = brightness
                     * lognormal(rng, 0.45)
                     * (1.3 - 0.6 * cell.share(start.0 - cell.centre.0, start.1 - cell.centre.1).min(1.0));
-                self.walk(rng, start, heading, length, 0.03, |place, glow| {
+                self.walk(rng, start, heading, length, 0.02, |place, glow| {
                     if cell.contains(place) && !nucleus.contains(place) {
                         canvas.spot(place, width * glow.sqrt(), 0.2 * light * glow);
                     }
@@ -609,8 +613,8 @@ impl Scene {
         for row in 0..self.y {
             for column in 0..self.x {
                 let i = row * self.x + column;
-                let y = row as f32 / side + 0.7 * (warp_y[i] - 0.5);
-                let x = column as f32 / side + 0.7 * (warp_x[i] - 0.5);
+                let y = row as f32 / side + 0.5 * (warp_y[i] - 0.5);
+                let x = column as f32 / side + 0.5 * (warp_x[i] - 0.5);
                 let (top, left) = ((y.floor() + 2.0) as usize, (x.floor() + 2.0) as usize);
                 let mut nearest = [(f32::MAX, 0), (f32::MAX, 0)];
                 for r in top.saturating_sub(2)..(top + 3).min(rows) {
@@ -860,10 +864,11 @@ mod tests {
         assert!(gaussian_blur(&[], (0, 3), (1.0, 1.0)).unwrap().is_empty());
     }
 
-    /// Leaves pictures to look at, and times: `MDR_PICTURES=DIR cargo test simulate -- --nocapture`.
+    /// `MDR_PICTURES=DIR cargo test simulate -- --ignored --nocapture`
     #[test]
+    #[ignore = "leaves pictures to look at, and prints times"]
     fn pictures() {
-        let Ok(folder) = std::env::var("MDR_PICTURES") else { return };
+        let folder = std::env::var("MDR_PICTURES").unwrap();
         for kind in Phantom::ALL {
             let mut images = Vec::new();
             for seed in 0..6 {

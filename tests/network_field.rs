@@ -139,6 +139,22 @@ fn each_operator() {
             let (starts, ends, axes) = (n.ints(&[1, 1]), n.ints(&[-1, -1]), n.ints(&[2, 3]));
             n.op("Slice", &[&x, &starts, &ends, &axes], &[])
         }),
+        // As torch spells reflect padding: half of the pads computed, in reversed order.
+        ("pads from a shape computation", 0, |n| {
+            let (given, more) = (n.ints(&[2, 2, 2, 2]), n.ints(&[4]));
+            let zeros = n.op("ConstantOfShape", &[&more], &[]);
+            let zeros = n.op("Cast", &[&zeros], &[("to", Attribute::Int(7))]);
+            let pads = n.op("Concat", &[&given, &zeros], &[("axis", Attribute::Int(0))]);
+            let pairs = n.ints(&[-1, 2]);
+            let pads = n.op("Reshape", &[&pads, &pairs], &[]);
+            let (start, end, axis, step) = (n.ints(&[-1]), n.ints(&[i64::MIN]), n.ints(&[0]), n.ints(&[-1]));
+            let pads = n.op("Slice", &[&pads, &start, &end, &axis, &step], &[]);
+            let pads = n.op("Transpose", &[&pads], &[("perm", ints(&[1, 0]))]);
+            let flat = n.ints(&[-1]);
+            let pads = n.op("Reshape", &[&pads, &flat], &[]);
+            let x = n.op("Pad", &["image", &pads], &[("mode", Attribute::Text("reflect"))]);
+            n.conv_with(&x, 1, 1, 5, &[])
+        }),
         ("attention over channels", 0, |n| {
             let x = n.conv("image", 1, 4, 3);
             let y = n.op("Softmax", &[&x], &[("axis", Attribute::Int(1))]);

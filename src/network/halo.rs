@@ -116,6 +116,23 @@ impl Value {
         Some(self.data.as_ref()?.iter().map(|&v| v as i64).collect())
     }
 
+    /// Content of a result whose elements are elements of this: `from` gives the place of one here for its place there.
+    fn picked(&self, result: &Self, from: impl Fn(&[usize]) -> Vec<usize>) -> Option<Vec<f64>> {
+        let (data, shape, out) = (self.data.as_ref()?, self.shape.as_ref()?, result.shape.as_ref()?);
+        let count = result.elements().filter(|&n| n <= MAX_DATA)?;
+        let at = |mut flat: usize| {
+            let mut place = vec![0; out.len()];
+            for (i, &side) in place.iter_mut().zip(out).rev() {
+                (*i, flat) = (flat % side, flat / side);
+            }
+            let flat = from(&place).iter().zip(shape).try_fold(0usize, |flat, (&i, &side)| {
+                if i < side { flat.checked_mul(side)?.checked_add(i) } else { None }
+            })?;
+            data.get(flat).copied()
+        };
+        (0..count).map(at).collect()
+    }
+
     fn is_free(&self) -> bool {
         matches!(self.pixels, Pixels::Free { .. })
     }
@@ -918,7 +935,7 @@ impl Step<'_> {
         }
         let mut out = shape.clone();
         let mut pixels = x.pixels.clone();
-        let mut data = x.data.clone();
+        let mut picks = vec![(0, 1); shape.len()];
         for (i, &axis) in axes.iter().enumerate() {
             let side = shape[axis] as i64;
             let (step, last) = (steps[i], if steps[i] > 0 { (0, side) } else { (-1, side - 1) });
@@ -930,9 +947,7 @@ impl Step<'_> {
                 (start - end).max(0).div_ceil_i64(step.saturating_neg())
             };
             out[axis] = count as usize;
-            data = data
-                .filter(|_| shape.len() == 1)
-                .map(|d| (0..count).filter_map(|n| d.get((start + n * step) as usize).copied()).collect());
+            picks[axis] = (start, step);
             if let Pixels::Local(spreads) = &mut pixels
                 && let Some(s) = spreads.iter_mut().find(|s| s.axis == axis)
             {
@@ -946,7 +961,9 @@ impl Step<'_> {
             }
         }
         let mut value = self.value(Some(out), pixels)?;
-        value.data = data;
+        value.data = x.picked(&value, |place| {
+            place.iter().zip(&picks).map(|(&i, (start, step))| (start + i as i64 * step) as usize).collect()
+        });
         Ok(value)
     }
 
@@ -1031,7 +1048,13 @@ impl Step<'_> {
             Pixels::Local(spreads) => Pixels::Local(spreads.iter().map(moved).collect()),
             _ => self.mixed(),
         };
-        self.value(Some(out), pixels)
+        let mut value = self.value(Some(out), pixels)?;
+        value.data = x.picked(&value, |place| {
+            let mut from = vec![0; rank];
+            perm.iter().zip(place).for_each(|(&axis, &i)| from[axis] = i);
+            from
+        });
+        Ok(value)
     }
 
     fn reshape(&self, x: &Value) -> Check<Value> {

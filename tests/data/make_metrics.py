@@ -81,18 +81,20 @@ def main():
                 "reference": scale(restored, reference),
             }
             gain, offset = affine(restored, unit)
-            stored.append({
-                "name": name,
-                "shape": reference.shape,
-                "start": start,
-                "data_range": data_range,
-                "raw": figures(reference, restored, data_range),
-                "percentiles": [[q, float(np.percentile(restored, q))] for q in PERCENTILES],
-                "gain": gain,
-                "offset": offset,
-                "affine": figures(unit, gain * restored + offset, 1.0),
-                "plain": {mode: figures(unit, image, 1.0) for mode, image in plain.items()},
-            })
+            stored.append(
+                {
+                    "name": name,
+                    "shape": reference.shape,
+                    "start": start,
+                    "data_range": data_range,
+                    "raw": figures(reference, restored, data_range),
+                    "percentiles": [[q, float(np.percentile(restored, q))] for q in PERCENTILES],
+                    "gain": gain,
+                    "offset": offset,
+                    "affine": figures(unit, gain * restored + offset, 1.0),
+                    "plain": {mode: figures(unit, image, 1.0) for mode, image in plain.items()},
+                }
+            )
             start += 3 * reference.size
     (HERE / "metrics.json").write_text(json.dumps(stored, indent=1) + "\n")
 

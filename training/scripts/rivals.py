@@ -18,11 +18,11 @@ the restored image scaled by its own percentiles (--scale own) or by those of th
 scores the mean of its images, and the last column is the mean of the sets.
 
 Restored images are kept in --cache, so that a run after a new model only runs mdr.
-Needs numpy, scipy, scikit-image, tifffile, bm3d. With its own folder of images each: a quarter of an hour the first
-time on one core, nearly all of it BM3D.
+Needs numpy, scipy, scikit-image, tifffile, bm3d. The first run takes half an hour on one core, nearly all of it BM3D.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -33,12 +33,12 @@ import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import bm3d
-import numpy as np
-import tifffile
-from scipy.ndimage import gaussian_filter
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, estimate_sigma
+import bm3d  # noqa: E402
+import numpy as np  # noqa: E402
+import tifffile  # noqa: E402
+from scipy.ndimage import gaussian_filter  # noqa: E402
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: E402
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, estimate_sigma  # noqa: E402
 
 TUNING = "bench10/denoise/val"
 SETS = {
@@ -112,7 +112,7 @@ def pairs(folder):
     return found
 
 
-def restore(cache, rival, value, path, low):
+def restore(cache, rival, value, _label, path, low):
     """The image that a rival makes of one low image, and the seconds it took; from the cache where it is there."""
     function, _ = RIVALS[rival]
     file = cache / f"{function.__name__}-{value:g}" / path.parts[-3] / (path.stem + ".npz")
@@ -135,12 +135,21 @@ def tune(cache, data, rival):
         scores = []
         for low_path, high_path in pairs(data / TUNING).values():
             low, high = tifffile.imread(low_path).astype(np.float64), tifffile.imread(high_path)
-            scores.append(score(restore(cache, rival, value, low_path, low)[0], low, high)["psnr_affine"])
+            scores.append(score(restore(cache, rival, value, TUNING, low_path, low)[0], low, high)["psnr_affine"])
         means[value] = float(np.mean(scores))
     best = max(means, key=means.get)
     if len(means) > 1 and best in (min(means), max(means)):
         print(f"{rival}: the best value, {best:g}, is at the end of those tried", file=sys.stderr)
     return best, means
+
+
+def reader(folder, seconds=None):
+    """Reads images that were restored before, each of which took so many seconds."""
+
+    def read(label, path, low):
+        return tifffile.imread(folder / label / path.name), seconds[label] if seconds else 0.0
+
+    return read
 
 
 def run_mdr(args, folder, out):
@@ -174,17 +183,15 @@ def evaluate(args):
     add("input", lambda label, path, low: (low, 0.0))
     for rival in RIVALS:
         value, means = tune(args.cache, args.data, rival)
-        add(rival, lambda label, path, low: restore(args.cache, rival, value, path, low), parameter=value, tuning=means)
+        add(rival, functools.partial(restore, args.cache, rival, value), parameter=value, tuning=means)
     for spec in args.restored:
         method, _, folder = spec.partition("=")
-        read = lambda label, path, low: (tifffile.imread(pathlib.Path(folder) / label / path.name), 0.0)
-        add(method, read, restored=True)
+        add(method, reader(pathlib.Path(folder)), restored=True)
     if args.mdr:
         out = args.cache / "mdr"
         seconds = {label: run_mdr(args, args.data / place / "low", out / label) for label, place in SETS.items()}
         count = {label: len(pairs(args.data / place)) for label, place in SETS.items()}
-        read = lambda label, path, low: (tifffile.imread(out / label / path.name), seconds[label] / count[label])
-        add("mdr", read, restored=True)
+        add("mdr", reader(out, {label: seconds[label] / count[label] for label in SETS}), restored=True)
     return methods
 
 
@@ -211,15 +218,15 @@ def print_tables(methods, mode):
             shown = f"{name} ({method['parameter']:g})" if "parameter" in method else name
             print(f"| {shown} | " + " | ".join(cell(method, label) for label in counts) + f" | {last[1](method)} |")
 
-    for title, suffix in (("Affine PSNR (dB) / SSIM", "affine"), (f"Plain PSNR (dB) / SSIM, --scale {mode}", mode)):
-        table(
-            title,
+    def figures(suffix):
+        return (
             lambda m, label: f"{set_mean(m, label, 'psnr_' + suffix):.2f} / {set_mean(m, label, 'ssim_' + suffix):.3f}",
-            (
-                "mean of sets",
-                lambda m: f"{mean_of_sets(m, 'psnr_' + suffix):.2f} / {mean_of_sets(m, 'ssim_' + suffix):.3f}",
-            ),
+            lambda m: f"{mean_of_sets(m, 'psnr_' + suffix):.2f} / {mean_of_sets(m, 'ssim_' + suffix):.3f}",
         )
+
+    for title, suffix in (("Affine PSNR (dB) / SSIM", "affine"), (f"Plain PSNR (dB) / SSIM, --scale {mode}", mode)):
+        cell, mean = figures(suffix)
+        table(title, cell, ("mean of sets", mean))
 
     def spread(method, label):
         images = method["sets"][label]["images"].values()
