@@ -230,3 +230,90 @@ pub fn blur(plane: &mut Plane, sigma: f64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    fn moments(draws: impl Iterator<Item = f32>) -> (f64, f64, f64) {
+        let values: Vec<f64> = draws.map(f64::from).collect();
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let central = |power: i32| values.iter().map(|value| (value - mean).powi(power)).sum::<f64>() / count;
+        (mean, central(2), central(3))
+    }
+
+    #[test]
+    fn poisson_has_mean_variance_and_skewness_of_its_rate() {
+        let mut rng = Pcg64Mcg::seed_from_u64(1);
+        for rate in [0.0, 0.3, 4.0, 19.9, 20.1, 300.0] {
+            let (mean, variance, third) = moments((0..200_000).map(|_| poisson(rate, &mut rng)));
+            let rate = f64::from(rate);
+            // Standard errors are below 0.5 % of these figures plus a little; the normal approximation rounds, which
+            // adds 1/12 to the variance.
+            assert!((mean - rate).abs() <= 0.01 * rate + 1e-9, "rate {rate}: mean {mean}");
+            assert!((variance - rate).abs() <= 0.02 * rate + 0.1 * f64::from(rate > 20.0), "rate {rate}: {variance}");
+            assert!((third - rate).abs() <= 0.15 * rate + 0.03 * rate.powf(1.5), "rate {rate}: third moment {third}");
+        }
+    }
+
+    #[test]
+    fn excess_noise_doubles_the_photon_variance() {
+        let mut rng = Pcg64Mcg::seed_from_u64(2);
+        let mut electrons = || match poisson(30.0, &mut rng) {
+            0.0 => 0.0,
+            count => gamma(count, &mut rng),
+        };
+        let (mean, variance, _) = moments((0..200_000).map(|_| electrons()));
+        assert!((mean - 30.0).abs() < 0.2 && (variance - 60.0).abs() < 2.0, "{mean}, {variance}");
+    }
+
+    #[test]
+    fn blur_keeps_constants_and_spreads_a_point_by_sigma() {
+        let mut plane = Plane { y: 9, x: 13, samples: vec![2.5; 9 * 13] };
+        blur(&mut plane, 4.0);
+        assert!(plane.samples.iter().all(|sample| (sample - 2.5).abs() < 1e-5));
+
+        let mut point = Plane { y: 41, x: 41, samples: vec![0.0; 41 * 41] };
+        point.samples[20 * 41 + 20] = 1.0;
+        blur(&mut point, 2.0);
+        let spread = |distance: fn(usize, usize) -> f64| -> f64 {
+            let weighted = point.samples.iter().enumerate();
+            weighted.map(|(i, &sample)| f64::from(sample) * distance(i / 41, i % 41)).sum()
+        };
+        assert!((spread(|_, _| 1.0) - 1.0).abs() < 1e-5);
+        let down = spread(|y, _| (y as f64 - 20.0).powi(2));
+        let across = spread(|_, x| (x as f64 - 20.0).powi(2));
+        // A kernel cut at 3 sigma loses 3 % of the variance.
+        assert!((down - 4.0).abs() < 0.15 && (across - 4.0).abs() < 0.15, "{down}, {across}");
+    }
+
+    #[test]
+    fn resampling_keeps_a_ramp() {
+        let ramp = Plane { y: 5, x: 7, samples: (0..35).map(|i| (i / 7 * 10 + i % 7) as f32).collect() };
+        let large = resampled(&ramp, 9, 13);
+        for (index, &sample) in large.samples.iter().enumerate() {
+            let (y, x) = (index / 13, index % 13);
+            let expected = y as f32 / 2.0 * 10.0 + x as f32 / 2.0;
+            assert!((sample - expected).abs() < 1e-4, "({y}, {x}): {sample}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_scaled_by_its_noisy_percentiles_and_the_target_with_it() {
+        let settings = Simulate { photons: [30.0, 30.0], emccd_probability: 0.0, ..Default::default() };
+        let clean = Plane { y: 90, x: 70, samples: (0..6300).map(|i| (i % 70) as f32 / 69.0).collect() };
+        for seed in 0..20 {
+            let rng = &mut Pcg64Mcg::seed_from_u64(seed);
+            let window = window(|_| Some(&clean), 32, &settings, &Data::default(), rng).unwrap();
+            let percentile = |q| metrics::percentile(&window.input.samples, q).unwrap();
+            assert!(percentile(2.0).abs() < 1e-4 && (percentile(99.8) - 1.0).abs() < 1e-4);
+            let mean =
+                |plane: &Plane| plane.samples.iter().map(|&s| f64::from(s)).sum::<f64>() / (plane.y * plane.x) as f64;
+            // Noise has no bias, but for what clipping takes.
+            assert!((mean(&window.input) - mean(&window.target)).abs() < 0.03, "seed {seed}");
+            assert!(window.input.y >= 32 && window.input.x >= 32 && window.weight >= 1.0);
+        }
+    }
+}

@@ -1,7 +1,8 @@
 """Makes unet.npz: CARE's U-Net (depth 2, 3 features) in plain PyTorch, its output, and three steps of Adam.
 
-    python make_unet.py
+python make_unet.py
 """
+
 import pathlib
 
 import numpy as np
