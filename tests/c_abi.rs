@@ -4,7 +4,6 @@
 mod common;
 
 use common::contract::{Binding, Failure, Request, Samples, Type};
-use common::models;
 use common::tools::{library, repository};
 use libloading::Library;
 use serde_json::Value;
@@ -243,7 +242,7 @@ impl Binding for CAbi {
 contract!(CAbi);
 
 fn identity() -> Model {
-    CAbi.load_bytes("identity", &models::identity()).expect("a model")
+    CAbi.load_bytes("identity", &common::identity()).expect("a model")
 }
 
 #[track_caller]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::models;
+use common::mean3;
 use common::tools::{available, library, repository, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,7 +39,7 @@ fn works(compiler: &str, standard: &str, source: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let program = compile(compiler, standard, source, folder.path());
     let model = folder.path().join("mean.onnx");
-    std::fs::write(&model, models::mean_3x3()).expect("a model file");
+    std::fs::write(&model, mean3()).expect("a model file");
 
     // Stripes of 100 and 500, as many of each, plus uniform noise of 0 to 99.
     let printed = run(Command::new(&program).arg(&model));

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::models;
+use common::mean3;
 use mdr::ffi::{MdrStatus, mdr_model_free, mdr_model_from_memory};
 
 /// Memory of this process in bytes.
@@ -16,7 +16,7 @@ fn resident() -> usize {
 
 #[test]
 fn loading_and_freeing_leaves_nothing() {
-    let bytes = models::mean_3x3();
+    let bytes = mean3();
     let cycle = || {
         let mut model = std::ptr::null_mut();
         // SAFETY: text, bytes and out-parameter live during the call; the model is freed once.

@@ -3,7 +3,7 @@
 //!
 //! Expectations come from loops over single samples in this file, not from the engine.
 
-use super::models;
+use super::{identity, mean3, two_channels, upsample2};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -165,7 +165,7 @@ fn assert_refused<T>(outcome: Result<T, Failure>, status: &str, words: &[&str]) 
 }
 
 pub fn identity_returns_its_input<B: Binding>(binding: &B) {
-    let model = model(binding, &models::identity());
+    let model = model(binding, &identity());
     for kind in [Type::U8, Type::U16, Type::F32] {
         for (axes, shape) in [
             ("YX", vec![37, 50]),
@@ -184,7 +184,7 @@ pub fn identity_returns_its_input<B: Binding>(binding: &B) {
 }
 
 pub fn strides_are_followed<B: Binding>(binding: &B) {
-    let model = model(binding, &models::identity());
+    let model = model(binding, &identity());
     let samples = Samples::noise(Type::U16, 40 * 60);
     // Every second row from the bottom up, every third column, of 40 rows with 60 columns; and the transpose.
     let request =
@@ -198,7 +198,7 @@ pub fn strides_are_followed<B: Binding>(binding: &B) {
 }
 
 pub fn mean_agrees_with_a_loop<B: Binding>(binding: &B) {
-    let model = model(binding, &models::mean_3x3());
+    let model = model(binding, &mean3());
     let (rows, columns) = (41, 53);
     for options in [r#"{"normalization":{"kind":"none"}}"#, r#"{"tile":16,"threads":2}"#, "{}"] {
         let request = Request::noise(Type::F32, "YX", &[rows, columns]).options(options);
@@ -215,7 +215,7 @@ pub fn mean_agrees_with_a_loop<B: Binding>(binding: &B) {
 }
 
 pub fn twice_the_pixels<B: Binding>(binding: &B) {
-    let model = model(binding, &models::upscale_2());
+    let model = model(binding, &upsample2());
     let mut request = Request::noise(Type::U8, "YXC", &[11, 14, 2]);
     let options = r#"{"pixel_size_um":0.5,"z_step_um":2}"#;
     request.options = Some(options);
@@ -228,7 +228,7 @@ pub fn twice_the_pixels<B: Binding>(binding: &B) {
 }
 
 pub fn integers_are_rounded_and_clamped<B: Binding>(binding: &B) {
-    let model = model(binding, &models::identity());
+    let model = model(binding, &identity());
     let samples = Samples::F32(vec![-3.0, 0.4, 0.5, 1.5, 2.5, 254.4, 255.4, 256.0, 65534.5, 70000.0]);
     let request = Request {
         samples,
@@ -244,7 +244,7 @@ pub fn integers_are_rounded_and_clamped<B: Binding>(binding: &B) {
 }
 
 pub fn options_are_obeyed<B: Binding>(binding: &B) {
-    let model = model(binding, &models::mean_3x3());
+    let model = model(binding, &mean3());
     let request = Request::noise(Type::F32, "CYX", &[3, 70, 90]);
     let whole = restore(binding, &model, &request);
     for options in [
@@ -262,7 +262,7 @@ pub fn options_are_obeyed<B: Binding>(binding: &B) {
 }
 
 pub fn bad_options_are_refused<B: Binding>(binding: &B) {
-    let model = model(binding, &models::identity());
+    let model = model(binding, &identity());
     let cases: [(&str, &[&str]); 8] = [
         (r#"{"til":32}"#, &["til", "tile"]),
         (r#"{"normalization":{"kind":"magic"}}"#, &["magic", "percentile"]),
@@ -281,7 +281,7 @@ pub fn bad_options_are_refused<B: Binding>(binding: &B) {
 }
 
 pub fn wrong_channels_are_refused<B: Binding>(binding: &B) {
-    let model = model(binding, &models::two_channels());
+    let model = model(binding, &two_channels());
     for (axes, shape) in [("CYX", vec![3, 8, 8]), ("YX", vec![8, 8])] {
         let request = Request::noise(Type::U8, axes, &shape);
         assert_refused(binding.restore(&model, &request, &mut |_, _| true), "ShapeMismatch", &["2", "channel"]);
@@ -292,14 +292,14 @@ pub fn wrong_channels_are_refused<B: Binding>(binding: &B) {
 pub fn bad_models_are_refused<B: Binding>(binding: &B) {
     assert_refused(binding.load_bytes("some name", b"no ONNX at all"), "BadModel", &["some name"]);
     assert_refused(binding.load_bytes("some name", b""), "BadModel", &["some name"]);
-    let good = models::mean_3x3();
+    let good = mean3();
     assert_refused(binding.load_bytes("cut", &good[..good.len() / 2]), "BadModel", &["cut"]);
     assert_refused(binding.load(Path::new("no/such/file.onnx")), "Io", &["file.onnx"]);
     assert_refused(binding.builtin("deblur"), "InvalidOption", &["deblur", "denoise", "axial", "super-resolve"]);
 }
 
 pub fn progress_counts_the_tiles<B: Binding>(binding: &B) {
-    let model = model(binding, &models::mean_3x3());
+    let model = model(binding, &mean3());
     let request = Request::noise(Type::U8, "ZYX", &[2, 64, 64]).options(r#"{"tile":24,"threads":2}"#);
     let mut seen = Vec::new();
     let this_thread = std::thread::current().id();
@@ -318,7 +318,7 @@ pub fn progress_counts_the_tiles<B: Binding>(binding: &B) {
 }
 
 pub fn cancelling_stops_at_once<B: Binding>(binding: &B) {
-    let model = model(binding, &models::mean_3x3());
+    let model = model(binding, &mean3());
     let request = Request::noise(Type::U8, "ZYX", &[4, 96, 96]).options(r#"{"tile":24,"threads":2}"#);
     for stop_at in [1, 3] {
         let mut calls = 0;
@@ -334,7 +334,7 @@ pub fn cancelling_stops_at_once<B: Binding>(binding: &B) {
 }
 
 pub fn two_threads_share_a_model<B: Binding>(binding: &B) {
-    let model = model(binding, &models::mean_3x3());
+    let model = model(binding, &mean3());
     let request = Request::noise(Type::F32, "YX", &[80, 60]).options(r#"{"tile":32}"#);
     let alone = restore(binding, &model, &request);
     std::thread::scope(|scope| {
@@ -348,7 +348,7 @@ pub fn two_threads_share_a_model<B: Binding>(binding: &B) {
 pub fn facts_have_their_keys<B: Binding>(binding: &B) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("größe 2.onnx");
-    std::fs::write(&path, models::upscale_2()).expect("a model file");
+    std::fs::write(&path, upsample2()).expect("a model file");
     let facts = binding.facts(&binding.load(&path).expect("a model"));
     for key in [
         "name",
@@ -379,7 +379,7 @@ pub fn facts_have_their_keys<B: Binding>(binding: &B) {
 }
 
 pub fn result_is_described<B: Binding>(binding: &B) {
-    let model = model(binding, &models::identity());
+    let model = model(binding, &identity());
     let request = Request::noise(Type::U8, "XCY", &[5, 2, 7]);
     let info = binding.output_info(&model, &request).expect("an output");
     assert_eq!(info["axes"], "XCY");
