@@ -67,7 +67,7 @@ impl TiffWriter {
             return Err(Error::InvalidOption(format!("an image of {shape:?} cannot be a TIFF")));
         };
         let path = path.to_owned();
-        let file = temporary_file(&path).map_err(|e| Error::io(&path, e))?;
+        let file = temporary_file(&path)?;
         let mut writer = Self {
             file: BufWriter::new(file),
             path,
@@ -297,8 +297,14 @@ fn exists(path: &Path) -> Error {
 }
 
 /// A file in the folder of `path` that vanishes when dropped, with the permissions of any new file.
-fn temporary_file(path: &Path) -> io::Result<NamedTempFile> {
-    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+fn temporary_file(path: &Path) -> Result<NamedTempFile> {
+    let name = path.file_name().ok_or_else(|| Error::io(path, ErrorKind::IsADirectory.into()))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        let found = if folder.exists() { "is not a folder" } else { "does not exist" };
+        let message = format!("the folder {} {found}; make it first, or choose another", folder.display());
+        return Err(Error::io(path, io::Error::new(ErrorKind::NotFound, message)));
+    }
     let mut prefix = std::ffi::OsString::from(".");
     prefix.push(name);
     prefix.push(".partial-");
@@ -306,8 +312,11 @@ fn temporary_file(path: &Path) -> io::Result<NamedTempFile> {
     builder.prefix(&prefix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    builder.tempfile_in(folder)
+    // The message of the crate names its random file.
+    builder.tempfile_in(folder).map_err(|e| match e.kind() {
+        ErrorKind::Other => Error::io(path, e),
+        kind => Error::io(path, kind.into()),
+    })
 }
 
 /// The fraction of 32-bit numbers nearest to a positive value, by continued fraction; `None` where there is none.
