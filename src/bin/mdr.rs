@@ -1,6 +1,7 @@
 //! The command line: arguments → library calls → files and a few lines of text. Public API only.
 //!
-//! Exit status 0: done; 1: could not, one line on stderr for each reason; 2: wrong usage.
+//! Exit status 0: done; 1: could not, one line on stderr for each reason; 2: wrong usage. The line names the file
+//! concerned; of a panic, too, no more than a line is seen unless `MDR_BACKTRACE` is set.
 
 use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -14,7 +15,8 @@ use mdr::{
     Result, Task, models,
 };
 use std::collections::HashSet;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,8 +81,8 @@ struct Restore {
     #[arg(long, value_name = "MB")]
     memory_limit: Option<u64>,
     /// Axes of the pages where the file does not say, out of TCZYX
-    #[arg(long, value_name = "TCZYX")]
-    axes: Option<String>,
+    #[arg(long, value_name = "TCZYX", value_parser = Axes::parse)]
+    axes: Option<Axes>,
     /// Channel to restore, from 0; all unless given
     #[arg(long, value_name = "K")]
     channel: Option<usize>,
@@ -171,22 +173,32 @@ fn normalization(text: &str) -> std::result::Result<Normalization, String> {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    let outcome = match command {
+    // The engine catches panics of tract and reports them as errors; the hook would report them a second time.
+    if std::env::var_os("MDR_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let outcome = catch_unwind(|| match command {
         Command::Restore(arguments) => arguments.run(),
         Command::Info { model, json } => info(&model, json),
         Command::Models => list_models(),
         Command::Evaluate(arguments) => arguments.run(),
         Command::Demo { dir } => demo(&dir),
-    };
+    });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Reported) => ExitCode::FAILURE,
-        Err(Failure::Usage(message)) => {
-            eprintln!("mdr: {message}");
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(Failure::Reported)) => ExitCode::FAILURE,
+        Ok(Err(Failure::Usage(message))) => {
+            complain(&message);
             ExitCode::from(2)
         }
-        Err(Failure::Error(error)) => {
-            eprintln!("mdr: {error}");
+        Ok(Err(Failure::Error(message))) => {
+            complain(&message);
+            ExitCode::FAILURE
+        }
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown reason");
+            complain(&format!("internal error: {text}; please report it, with what MDR_BACKTRACE=1 shows"));
             ExitCode::FAILURE
         }
     }
@@ -196,20 +208,37 @@ enum Failure {
     /// Each failure has had its line already.
     Reported,
     Usage(String),
-    Error(Error),
+    Error(String),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Error(error)
+        Self::Error(error.to_string())
     }
 }
 
 type Outcome = std::result::Result<(), Failure>;
 
+/// One line on stderr, which may be closed.
+fn complain(message: &str) {
+    let line: Vec<_> = message.lines().map(str::trim).collect();
+    let _ = writeln!(std::io::stderr(), "mdr: {}", line.join(" "));
+}
+
 /// Prints to stdout; a reader that has gone away (`mdr info … | head -1`) is no error.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+fn print(text: &str) -> Outcome {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", error).into()),
+        _ => Ok(()),
+    }
+}
+
+/// What went wrong with the first of these files; the message names a file already where it starts with one of them.
+fn about(files: &[&Path], error: &Error) -> String {
+    let message = error.to_string();
+    let named = files.iter().any(|file| message.starts_with(&*file.to_string_lossy()));
+    if named { message } else { format!("{}: {message}", files[0].display()) }
 }
 
 impl Restore {
@@ -222,27 +251,23 @@ impl Restore {
             None => Model::builtin(self.task.unwrap_or(Task::Denoise))?,
         };
         if to_folder {
-            std::fs::create_dir_all(&self.output).map_err(|source| Error::io(&self.output, source))?;
+            make_folder(&self.output)?;
         }
         let mut failed = 0;
         for (input, output) in &pairs {
             match self.restore_file(&model, input, output, stop) {
                 Ok(()) => {}
-                Err(error) if pairs.len() == 1 || matches!(error, Error::Cancelled) => return Err(error.into()),
+                Err(Error::Cancelled) => return Err(Error::Cancelled.into()),
                 Err(error) => {
                     failed += 1;
-                    let text = error.to_string();
-                    let place = if text.contains(&*input.to_string_lossy()) {
-                        String::new()
-                    } else {
-                        format!("{}: ", input.display())
-                    };
-                    eprintln!("mdr: {place}{text}");
+                    complain(&about(&[input, output], &error));
                 }
             }
         }
         if failed > 0 {
-            eprintln!("mdr: {failed} of {} files could not be restored", pairs.len());
+            if pairs.len() > 1 {
+                complain(&format!("{failed} of {} files could not be restored", pairs.len()));
+            }
             return Err(Failure::Reported);
         }
         Ok(())
@@ -286,11 +311,15 @@ impl Restore {
             normalization: self.normalization,
             task: self.task,
         };
-        let axes = self.axes.as_deref().map(Axes::parse).transpose()?;
-        let mut source = TiffReader::open(input, axes.as_ref())?;
+        let mut source = TiffReader::open(input, self.axes.as_ref())?;
         let mut info = output_info(model, source.info(), &options)?;
         if let Dtype::Same = self.dtype {
             info.pixel_type = source.info().pixel_type;
+        }
+        if same_file(input, output) {
+            return Err(Error::InvalidOption(
+                "the output is the input, which a restoration must not replace; choose another name or folder".into(),
+            ));
         }
         let mut sink = TiffWriter::create(output, &info, self.force)?;
         let bar = self.progress_bar(input);
@@ -322,6 +351,22 @@ fn stop_on_ctrl_c() -> &'static AtomicBool {
     &STOP
 }
 
+/// Whether both are there and are one, also by way of links.
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Makes a folder for results where there is none.
+fn make_folder(folder: &Path) -> Result<()> {
+    if folder.exists() && !folder.is_dir() {
+        return Err(Error::InvalidOption(format!(
+            "{}: is a file; expected a folder for the results",
+            folder.display()
+        )));
+    }
+    std::fs::create_dir_all(folder).map_err(|source| Error::io(folder, source))
+}
+
 /// The TIFF files of a folder, by name; at least one.
 fn tiffs_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let io = |source| Error::io(folder, source);
@@ -350,8 +395,7 @@ fn info(model: &Path, json: bool) -> Outcome {
     };
     let facts = serde_json::to_value(model.facts()).expect("facts are plain data");
     if json {
-        print(&format!("{facts:#}\n"));
-        return Ok(());
+        return print(&format!("{facts:#}\n"));
     }
     let mut text = String::new();
     for (key, value) in facts.as_object().expect("a struct is an object") {
@@ -363,15 +407,14 @@ fn info(model: &Path, json: bool) -> Outcome {
         };
         text += &format!("{:22}{value}\n", key.replace('_', " "));
     }
-    print(&text);
-    Ok(())
+    print(&text)
 }
 
 fn list_models() -> Outcome {
     for task in models::tasks() {
         let model = Model::builtin(task)?;
         let facts = model.facts();
-        print(&format!("{:14}{}: {}\n", task.to_string(), facts.name, facts.description));
+        print(&format!("{:14}{}: {}\n", task.to_string(), facts.name, facts.description))?;
     }
     Ok(())
 }
@@ -392,7 +435,11 @@ impl Evaluate {
         let mut all = Vec::new();
         for name in &names {
             let input = self.input.as_deref().map(|input| at(input, name));
-            let scores = self.compare(&at(&self.restored, name), &at(&self.reference, name), input.as_deref())?;
+            let (restored, reference) = (at(&self.restored, name), at(&self.reference, name));
+            let scores = self.compare(&restored, &reference, input.as_deref()).map_err(|error| {
+                let files = [&*restored, &*reference].into_iter().chain(input.as_deref()).collect::<Vec<_>>();
+                Failure::Error(about(&files, &error))
+            })?;
             let name = if folders { name.display().to_string() } else { self.restored.display().to_string() };
             all.push((name, scores));
         }
@@ -401,8 +448,7 @@ impl Evaluate {
         if self.json {
             let images: serde_json::Map<_, _> =
                 all.into_iter().map(|(name, scores)| (name, serde_json::json!(scores))).collect();
-            print(&format!("{:#}\n", serde_json::json!({"images": images, "mean": mean})));
-            return Ok(());
+            return print(&format!("{:#}\n", serde_json::json!({"images": images, "mean": mean})));
         }
         let mut text = table_head();
         if folders {
@@ -411,25 +457,20 @@ impl Evaluate {
         } else {
             text += &table_row(&all[0].0, &mean);
         }
-        print(&text);
-        Ok(())
+        print(&text)
     }
 
     /// Mean over the planes.
     fn compare(&self, restored: &Path, reference: &Path, input: Option<&Path>) -> Result<Scores> {
         let image = read_tiff(restored)?;
         let reference_image = read_tiff(reference)?;
-        let input = input.map(read_tiff).transpose()?;
-        for other in std::iter::once(&reference_image).chain(&input) {
+        let input = input.map(|path| Ok((path, read_tiff(path)?))).transpose()?;
+        for (path, other) in std::iter::once((reference, &reference_image)).chain(input.as_ref().map(|(p, i)| (*p, i)))
+        {
             if other.info.shape != image.info.shape {
                 return Err(Error::ShapeMismatch {
-                    expected: format!(
-                        "{} with the shape of {}: {:?}",
-                        reference.display(),
-                        restored.display(),
-                        image.info.shape
-                    ),
-                    found: format!("{:?}", other.info.shape),
+                    expected: format!("the shape of {}, {:?}", path.display(), other.info.shape),
+                    found: format!("{:?}", image.info.shape),
                 });
             }
         }
@@ -444,7 +485,7 @@ impl Evaluate {
             let range = i * len..(i + 1) * len;
             let scale = match (self.scale, &input) {
                 (ScaleBy::AsIs, _) => Scale::AsIs,
-                (ScaleBy::Input, Some(input)) => Scale::Input(&input.samples[range.clone()]),
+                (ScaleBy::Input, Some((_, input))) => Scale::Input(&input.samples[range.clone()]),
                 (ScaleBy::Reference, _) => Scale::Reference,
                 _ => Scale::Own,
             };
@@ -474,7 +515,7 @@ const DEMO_SEED: u64 = 7;
 
 fn demo(dir: &Path) -> Outcome {
     let stop = stop_on_ctrl_c();
-    std::fs::create_dir_all(dir).map_err(|source| Error::io(dir, source))?;
+    make_folder(dir)?;
     let specimen = phantom(Phantom::Mixed, DEMO_SIDE, DEMO_SIDE, DEMO_SEED);
     let camera = Camera { photons: 25.0, background: 2.0, ..Camera::default() };
     let captured =
@@ -513,6 +554,5 @@ fn demo(dir: &Path) -> Outcome {
         "\n{}: montage.png (degraded | restored | reference), degraded.tif, restored.tif, reference.tif\n",
         dir.display()
     );
-    print(&text);
-    Ok(())
+    print(&text)
 }
