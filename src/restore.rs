@@ -27,8 +27,8 @@ use std::sync::{Arc, Mutex, mpsc};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestoreOptions {
-    /// Side in pixels of the tiles that the network sees, raised where the network's field needs more; chosen for
-    /// speed within the memory limit where `None`.
+    /// Side in pixels of the tiles that the network sees, raised to twice what neighbours share; chosen for speed
+    /// within the memory limit where `None`.
     pub tile: Option<usize>,
     /// Pixels that neighbouring tiles share, raised to what the network's field needs; what goes beyond that is
     /// blended. `None`: just what is needed.
