@@ -12,6 +12,8 @@ STAMP := $(VENV)/installed-$(shell cksum < training/requirements.txt | tr ' ' -)
 export LIBTORCH_USE_PYTORCH = 1
 export PATH := $(VENV)/bin:$(PATH)
 export MDR_PYTHON := $(VENV)/bin/python
+# A tool that is missing now fails a test instead of skipping it.
+export MDR_REQUIRE_TOOLS := 1
 
 .PHONY: test test-engine test-training lint setup system
 
@@ -21,14 +23,14 @@ test-engine: setup
 	cargo test --features headers
 
 test-training: setup
-	cargo test -p mdr-train
+	cargo test -p mdr-train --features mdr/headers
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --features headers -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-	ruff check training tests
-	ruff format --check training tests
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features headers
+	ruff check
+	ruff format --check
 
 setup: system $(STAMP)
 

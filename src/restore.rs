@@ -1,11 +1,11 @@
 //! The order of restoration, nothing else: planes → normalise → tile → network → blend → undo → planes.
 //!
-//! The calling thread reads, blends and writes; workers run the network on one tile each. A [`Unit`] is what one
+//! The calling thread reads, blends and writes; workers run the network on one tile each. A `Unit` is what one
 //! canvas holds: a plane for a 2-D network, the stack of a time point for a 3-D one. Few units are under way at once,
 //! so memory stays bounded however many planes there are. Tiles are blended in their order, so the result is the same
 //! bit for bit for any number of threads.
 //!
-//! For the task `axial` the planes are XZ and YZ slices of the stack, which [`axial`](crate::axial) cuts and averages.
+//! For the task `axial` the planes are XZ and YZ slices of the stack, which [`axial`] cuts and averages.
 //!
 //! NaN and infinite pixels are restored around: for the network the nearest finite pixel of the row takes their place,
 //! and in the result they are what they were.
@@ -27,8 +27,8 @@ use std::sync::{Arc, Mutex, mpsc};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestoreOptions {
-    /// Side in pixels of the tiles that the network sees, raised where the network's field needs more; chosen for
-    /// speed within the memory limit where `None`.
+    /// Side in pixels of the tiles that the network sees, raised to twice what neighbours share; chosen for speed
+    /// within the memory limit where `None`.
     pub tile: Option<usize>,
     /// Pixels that neighbouring tiles share, raised to what the network's field needs; what goes beyond that is
     /// blended. `None`: just what is needed.
@@ -234,7 +234,7 @@ pub(crate) fn run(
         drop(to_caller);
         let outcome = (|| {
             let mut waiting = VecDeque::new();
-            let mut units = plan.units().into_iter();
+            let mut units = plan.units();
             let mut under_way = 0;
             loop {
                 while under_way < 2 * plan.threads {

@@ -52,8 +52,8 @@ impl AxisTiling {
         Self { spans: vec![Span { read: 0..constraint.padded(len), write: 0..len }], blended: 0 }
     }
 
-    /// Tiles of side `tile` whose reads share `overlap` pixels. Both are raised to what the halo and the multiple
-    /// need.
+    /// Tiles of side `tile` whose reads share `overlap` pixels. The overlap is raised to what the halo and the multiple
+    /// need, the side to twice that: smaller tiles would be halo for the most part.
     pub fn new(len: usize, tile: usize, overlap: usize, constraint: Constraint) -> Self {
         let Constraint { halo, multiple, fixed } = constraint;
         let padded = constraint.padded(len);
@@ -62,7 +62,7 @@ impl AxisTiling {
             Some(side) => (side, overlap.next_multiple_of(multiple).max(2 * halo).min(side - multiple)),
             None => {
                 let shared = overlap.next_multiple_of(multiple).max(2 * halo);
-                (tile.next_multiple_of(multiple).max(shared + multiple), shared)
+                (tile.next_multiple_of(multiple).max(2 * shared).max(multiple), shared)
             }
         };
         if side >= padded {
