@@ -1,8 +1,6 @@
 //! Models as files: what a good one gives, and that each kind of bad one gets a clear line.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use mdr::network::Network;
 use mdr::{Error, Model, Normalization, Task};
 

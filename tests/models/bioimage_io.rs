@@ -1,9 +1,7 @@
 //! bioimage.io packages, made here in temporary folders: spec 0.4 and 0.5, folder, zip and description alone; and what
 //! is refused, by name.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use mdr::{Error, Model, Normalization};
 use std::io::Write;
 use std::path::Path;

@@ -2,9 +2,7 @@
 //! changed and the pixels of the output that change are listed. Measured on random networks of every operator that
 //! counts as local.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use mdr::network::Network;
 
 /// Distance of the farthest changed output pixel from the changed input pixel, over all phases of the strides.
