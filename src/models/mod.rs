@@ -2,8 +2,8 @@
 
 use crate::Task;
 
-/// Built-in models: task and ONNX file.
-const BUILTIN: &[(Task, &[u8])] = &[];
+/// Built-in models: task and ONNX file, the latter written by `mdr-train` from `training/configs/TASK.toml`.
+const BUILTIN: &[(Task, &[u8])] = &[(Task::Denoise, include_bytes!("denoise.onnx"))];
 
 /// The built-in ONNX file for a task.
 pub fn builtin(task: Task) -> Option<&'static [u8]> {
