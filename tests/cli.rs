@@ -461,6 +461,15 @@ fn task_axial_makes_stacks_isotropic() {
     place.refuses("restore bare.tif -o no.tif --model axial.onnx --z-step 0 --pixel-size 1", &["z step 0", "above 0"]);
 }
 
+/// The provenance note in a result.
+fn note(place: &Place, name: &str) -> Value {
+    let bytes = fs::read(place.path(name)).expect("a file");
+    // ImageJ's metadata is UTF-16.
+    let text: String = bytes.iter().filter(|&&b| b != 0).map(|&b| char::from(b)).collect();
+    let start = text.find("{\"mdr\"").expect("a note");
+    serde_json::Deserializer::from_str(&text[start..]).into_iter().next().expect("a note").expect("JSON")
+}
+
 #[test]
 fn the_built_in_model_of_a_task() {
     let place = Place::new();
@@ -470,11 +479,14 @@ fn the_built_in_model_of_a_task() {
         let run = format!("in.tif -o {task}.tif --task {task}");
         if built_in.contains(&task) {
             place.restores(&run);
-            assert!(place.image(&format!("{task}.tif")).info.provenance.contains(task.as_str()));
+            let model = Model::builtin(task).expect("it is listed");
+            assert_eq!(note(&place, &format!("{task}.tif"))["sha256"], model.facts().sha256.as_str());
         } else {
             place.refuses(&format!("restore {run}"), &["no built-in model", task.as_str(), "--model"]);
         }
     }
+    place.restores("in.tif -o default.tif");
+    assert_eq!(place.image("default.tif").samples, place.image("denoise.tif").samples);
     let listed = place.works("models");
     assert_eq!(listed.lines().count(), built_in.len());
     for task in built_in {
@@ -499,11 +511,7 @@ fn the_note_in_the_result_repeats_the_run() {
     let place = Place::new();
     place.put_image("in.tif", &plane(40, 40, 1));
     place.restores("in.tif -o out.tif --model mean.onnx --tile 16 --overlap 6 --channel 0 --normalization mean-std");
-    let bytes = fs::read(place.path("out.tif")).expect("a file");
-    // ImageJ's metadata is UTF-16.
-    let text: String = bytes.iter().filter(|&&b| b != 0).map(|&b| char::from(b)).collect();
-    let start = text.find("{\"mdr\"").expect("a note");
-    let note = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>().next().unwrap().expect("JSON");
+    let note = note(&place, "out.tif");
     let facts: Value = serde_json::from_str(&place.works("info mean.onnx --json")).expect("JSON");
     assert_eq!((&note["model"], &note["sha256"]), (&facts["name"], &facts["sha256"]));
     let options: RestoreOptions = serde_json::from_value(note["options"].clone()).expect("options");
@@ -531,6 +539,30 @@ fn info_tells_the_facts() {
     }
     place.refuses("info missing.onnx", &["missing.onnx: "]);
     place.refuses("info missing.onnx --json", &["missing.onnx: "]);
+}
+
+#[test]
+fn demo_needs_no_file() {
+    let place = Place::new();
+    let text = place.works("demo shown");
+    assert!(text.contains("simulated") && text.contains("shown: montage.png"), "{text}");
+    assert!(fs::read(place.path("shown/montage.png")).expect("a picture").starts_with(b"\x89PNG"));
+    let [degraded, restored, reference] =
+        ["degraded", "restored", "reference"].map(|name| place.image(&format!("shown/{name}.tif")));
+    let Shape { y, x, .. } = reference.info.shape;
+    let figure = |image: &Image, row: &str| {
+        let window = SsimWindow::Uniform;
+        let scores = metrics::evaluate(&image.samples, &reference.samples, (y, x), Scale::Reference, window).unwrap();
+        let line = text.lines().find(|line| line.starts_with(row)).expect("a row of the table");
+        let printed: f64 = line.split_whitespace().nth(1).unwrap().parse().expect("a number");
+        assert!((printed - scores.psnr).abs() < 0.02, "{printed}, expected {}", scores.psnr);
+        scores.psnr
+    };
+    assert!(figure(&restored, "restored  ") > figure(&degraded, "degraded  ") + 3.0, "{text}");
+    // A second demo replaces the files of the first.
+    place.works("demo shown");
+    place.put("file", b"of great value");
+    place.refuses("demo file", &["file: is a file", "folder"]);
 }
 
 /// JSON's figures are those of the library to the last digits, which serde_json may round when it reads them.
