@@ -5,6 +5,7 @@ mod common;
 
 use common::mean3;
 use common::tools::{available, library, repository, run};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,6 +28,14 @@ fn compile(compiler: &str, standard: &str, source: &str, folder: &Path) -> PathB
     program
 }
 
+/// A command that finds the library where the program was linked. Cargo's own path leads first to the folder above,
+/// where an earlier `cargo build` may have left an older one.
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("LD_LIBRARY_PATH");
+    command
+}
+
 /// The mean that a program printed.
 fn mean(printed: &str) -> f64 {
     printed.trim().rsplit(' ').next().and_then(|mean| mean.parse().ok()).unwrap_or_else(|| panic!("{printed:?}"))
@@ -42,10 +51,10 @@ fn works(compiler: &str, standard: &str, source: &str) {
     std::fs::write(&model, mean3()).expect("a model file");
 
     // Stripes of 100 and 500, as many of each, plus uniform noise of 0 to 99.
-    let printed = run(Command::new(&program).arg(&model));
+    let printed = run(command(&program).arg(&model));
     assert!((mean(&printed) - 349.5).abs() < 5.0, "{printed}");
 
-    let wrong = Command::new(&program).arg("no/such/file.onnx").output().expect("the program runs");
+    let wrong = command(&program).arg("no/such/file.onnx").output().expect("the program runs");
     assert_eq!(wrong.status.code(), Some(1));
     let message = String::from_utf8_lossy(&wrong.stderr);
     assert!(message.starts_with("mdr: ") && message.contains("file.onnx"), "{message}");
@@ -53,11 +62,11 @@ fn works(compiler: &str, standard: &str, source: &str) {
     if available("valgrind", &format!("{source} under valgrind")) {
         let valgrind = ["--quiet", "--leak-check=full", "--error-exitcode=1"];
         let known = format!("--suppressions={}", repository("tests/c/valgrind.supp").display());
-        run(Command::new("valgrind").args(valgrind).arg(known).arg(&program).arg(&model));
+        run(command("valgrind").args(valgrind).arg(known).arg(&program).arg(&model));
     }
 
     // Without a file: the built-in model.
-    let printed = run(&mut Command::new(&program));
+    let printed = run(&mut command(&program));
     assert!((mean(&printed) - 349.5).abs() < 20.0, "{printed}");
 }
 
