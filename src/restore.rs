@@ -214,10 +214,11 @@ pub(crate) fn run(
     let (to_caller, results) = mpsc::channel::<(Job, Result<Vec<f32>>)>();
     let jobs = Mutex::new(jobs);
     std::thread::scope(|scope| {
+        let mut workers = Vec::with_capacity(plan.threads);
         for _ in 0..plan.threads {
             let to_caller = to_caller.clone();
             let (jobs, stop, plan) = (&jobs, &stop, &plan);
-            scope.spawn(move || {
+            workers.push(scope.spawn(move || {
                 loop {
                     let job = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
                     let Ok(job) = job else { return };
@@ -229,7 +230,7 @@ pub(crate) fn run(
                         return;
                     }
                 }
-            });
+            }));
         }
         drop(to_caller);
         let outcome = (|| {
@@ -263,7 +264,9 @@ pub(crate) fn run(
         })();
         stop.store(true, Ordering::Relaxed);
         drop(to_workers);
-        outcome
+        // The scope would wait for the end of their work alone; a host may unload the library right after this call.
+        let all_well = workers.into_iter().fold(true, |well, worker| worker.join().is_ok() && well);
+        if all_well { outcome } else { Err(Error::Inference("a worker stopped without a result".into())) }
     })
 }
 
