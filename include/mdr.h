@@ -25,7 +25,8 @@
  *   "tile": side in pixels of the tiles that the network sees; "overlap": pixels that neighbouring tiles share, at
  *   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes; "channel": the one channel to
  *   restore, from 0; "pixel_size_um" and "z_step_um": calibration in micrometres, which axial restoration needs;
- *   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}.
+ *   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "task": replaces
+ *   the model's, such as "axial".
  * - No panic leaves the library: it becomes MDR_STATUS_INTERNAL. The library installs no signal handler and keeps no
  *   state between calls but each thread's last error. A callback must return: no exception and no longjmp may leave
  *   it.
