@@ -265,8 +265,8 @@ pub(crate) fn run(
         stop.store(true, Ordering::Relaxed);
         drop(to_workers);
         // The scope would wait for the end of their work alone; a host may unload the library right after this call.
-        let all_well = workers.into_iter().fold(true, |well, worker| worker.join().is_ok() && well);
-        if all_well { outcome } else { Err(Error::Inference("a worker stopped without a result".into())) }
+        let panicked = workers.into_iter().filter_map(|worker| worker.join().err()).count();
+        if panicked == 0 { outcome } else { Err(Error::Inference("a worker stopped without a result".into())) }
     })
 }
 
