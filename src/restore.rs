@@ -20,6 +20,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -225,7 +226,9 @@ pub(crate) fn run(
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let output = plan.run(model, &job);
+                    // A worker that died would be waited for.
+                    let output = catch_unwind(AssertUnwindSafe(|| plan.run(model, &job)))
+                        .unwrap_or_else(|_| Err(Error::Inference("a worker panicked".into())));
                     if to_caller.send((job, output)).is_err() {
                         return;
                     }
@@ -400,9 +403,9 @@ impl Plan {
             tile[1],
             tile[2],
         ]));
-        let ahead = (2 * self.threads as u64).div_ceil(self.tiles_per_unit() as u64).min(self.units().len() as u64);
+        let open = 1 + (2 * self.threads as u64).div_ceil(self.tiles_per_unit() as u64);
         let unit = product(&[4 * scale, planes + 1, y, x]);
-        one.saturating_mul(self.threads as u64).saturating_add(unit.saturating_mul(1 + ahead))
+        one.saturating_mul(self.threads as u64).saturating_add(unit.saturating_mul(open.min(self.units().len() as u64)))
     }
 
     fn tile_counts(&self) -> [usize; 3] {
@@ -458,8 +461,8 @@ impl Plan {
     }
 }
 
-/// No tile is chosen larger than this: beyond it halos cost little and memory a lot.
-const LARGEST_TILE: usize = 1024;
+/// No tile is chosen larger than this: beyond it halos cost little, and touching new memory costs a lot.
+const LARGEST_TILE: usize = 640;
 
 /// What a tile costs beside its pixels, in pixels.
 const TILE_OVERHEAD: u64 = 500;
