@@ -5,7 +5,7 @@
 //! changes nothing, is accepted. Any other step is refused by name, because a result without it would be wrong without
 //! notice; `scale_mean_variance` too, which gives the result the mean and variance of another tensor.
 
-use crate::model::{lcm, read_bounded, sha256, stem};
+use crate::model::{lcm, open_regular, read_bounded, sha256, stem};
 use crate::{Error, Model, Normalization, Result};
 use serde_json::Value;
 use std::fs::File;
@@ -72,7 +72,7 @@ impl Package {
                 description.ok_or_else(|| bad("the folder holds neither rdf.yaml nor bioimageio.yaml".into()))?;
             return Ok(Self::Folder { path: owned.clone(), folder: owned, description });
         }
-        let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let (mut file, _) = open_regular(path)?;
         let mut magic = [0; 2];
         let zipped = file.read_exact(&mut magic).is_ok() && &magic == b"PK";
         if !zipped {
@@ -100,11 +100,14 @@ impl Package {
     fn description(&mut self) -> Result<String> {
         let bytes = match self {
             Self::Folder { description, .. } => {
-                let length = std::fs::metadata(&*description).map_err(|e| Error::io(&*description, e))?.len();
-                if length > MAX_DESCRIPTION_BYTES {
-                    return Err(self.bad(format!("its description has {length} bytes; expected at most 1 MiB")));
+                let (file, _) = open_regular(description)?;
+                let mut bytes = vec![];
+                let read = file.take(MAX_DESCRIPTION_BYTES + 1).read_to_end(&mut bytes);
+                read.map_err(|e| Error::io(&*description, e))?;
+                if bytes.len() as u64 > MAX_DESCRIPTION_BYTES {
+                    return Err(self.bad("its description has more than 1 MiB".into()));
                 }
-                std::fs::read(&*description).map_err(|e| Error::io(&*description, e))?
+                bytes
             }
             Self::Zip { description, .. } => {
                 let name = description.clone();

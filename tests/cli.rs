@@ -482,7 +482,7 @@ fn the_built_in_model_of_a_task() {
             let model = Model::builtin(task).expect("it is listed");
             assert_eq!(note(&place, &format!("{task}.tif"))["sha256"], model.facts().sha256.as_str());
         } else {
-            place.refuses(&format!("restore {run}"), &["no built-in model", task.as_str(), "--model"]);
+            place.refuses(&format!("restore {run}"), &["no built-in model", task.as_str(), "give a model file"]);
         }
     }
     place.restores("in.tif -o default.tif");
