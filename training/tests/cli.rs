@@ -44,11 +44,11 @@ fn a_run_from_images_to_figures() {
 
     let output = mdr_train(&["evaluate"], &[("--model", &run.join("model.onnx")), ("--data", &data)]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(
-        text(&output.stdout).lines().last().unwrap().starts_with("all                    3"),
-        "{}",
-        text(&output.stdout)
-    );
+    let table = text(&output.stdout);
+    assert_eq!(table.lines().next().unwrap().matches("plain, scale input").count(), 2, "{table}");
+    assert!(table.lines().last().unwrap().starts_with("all                    3"), "{table}");
+    let bars = |line: &str| line.match_indices('|').map(|(place, _)| place).collect::<Vec<_>>();
+    assert!(table.lines().all(|line| bars(line) == bars(table.lines().next().unwrap())), "{table}");
 
     let copy = folder.path().join("copy.onnx");
     let output = mdr_train(&["export", &run.display().to_string()], &[("--out", &copy)]);
