@@ -7,6 +7,7 @@ use crate::methods::Method;
 use crate::pairs::{Images, Pair, Plane};
 use anyhow::{Context, Result};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
+use mdr::montage::{Panel, montage};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use std::path::Path;
@@ -85,10 +86,11 @@ impl Validation {
         self.pairs.iter().map(|pair| score(&pair.input, pair).with_context(|| pair.name.clone())).collect()
     }
 
-    /// Writes a sheet of pictures, each row degraded | restored | reference, each scaled by its own percentiles.
+    /// Writes a sheet of pictures, each row degraded | restored | reference, each scaled by its own percentiles; none
+    /// where there are no planes.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Where a sample is not finite, or the file cannot be written.
     pub fn write_pictures(&self, path: &Path, restored: &[Plane]) -> Result<()> {
         let rows: Vec<[Plane; 3]> = (self.pairs.iter().zip(restored).take(PICTURES))
             .map(|(pair, restored)| {
@@ -97,26 +99,16 @@ impl Validation {
                 [&pair.input, restored, &pair.target].map(|plane| plane.crop(corner, sides))
             })
             .collect();
-        let height: usize = rows.iter().map(|row| row[0].y).sum();
-        let width = rows.iter().map(|row| 3 * row[0].x).max().unwrap_or(0);
-        if height == 0 {
+        if rows.is_empty() {
             return Ok(());
         }
-        let mut sheet = vec![0u8; height * width];
-        let mut top = 0;
-        for row in &rows {
-            for (column, plane) in row.iter().enumerate() {
-                for (line, grey) in grey(plane)?.chunks_exact(plane.x).enumerate() {
-                    sheet[(top + line) * width + column * plane.x..][..plane.x].copy_from_slice(grey);
-                }
-            }
-            top += row[0].y;
-        }
-        let mut bytes = Vec::new();
-        let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
-        encoder.set_color(png::ColorType::Grayscale);
-        encoder.write_header()?.write_image_data(&sheet)?;
-        std::fs::write(path, bytes).with_context(|| path.display().to_string())
+        let panels = rows.iter().enumerate().map(|(number, row)| {
+            // One caption a column is enough.
+            let captions = if number == 0 { ["degraded", "restored", "reference"] } else { [""; 3] };
+            row.iter().zip(captions).map(|(plane, caption)| panel(plane, caption)).collect()
+        });
+        let panels: Vec<Vec<Panel>> = panels.collect::<Result<_>>()?;
+        Ok(montage(&panels.iter().map(Vec::as_slice).collect::<Vec<_>>(), path)?)
     }
 }
 
@@ -136,21 +128,16 @@ pub fn restore(method: &dyn Method, plane: &Plane, device: Device) -> Plane {
     Plane { y: plane.y, x: plane.x, samples }
 }
 
-/// The target is the reference up to gain and offset, which the protocol takes out.
+/// The target is the reference up to gain and offset, which the protocol takes out; restored and target are on one
+/// scale.
 fn score(restored: &Plane, pair: &Pair) -> Result<Scores> {
-    let reference = &pair.target;
-    let (low, high) = (metrics::percentile(&reference.samples, 0.1)?, metrics::percentile(&reference.samples, 99.9)?);
-    // Restored and target are on one scale, so the target's percentiles bring the restored plane to 0..1.
-    let scaled: Vec<f32> =
-        restored.samples.iter().map(|&sample| ((f64::from(sample) - low) / (high - low)) as f32).collect();
-    let sides = (reference.y, reference.x);
-    Ok(metrics::evaluate(&scaled, &reference.samples, sides, Scale::AsIs, SsimWindow::Uniform)?)
+    let (target, sides) = (&pair.target.samples, (pair.target.y, pair.target.x));
+    Ok(metrics::evaluate(&restored.samples, target, sides, Scale::Reference, SsimWindow::Uniform)?)
 }
 
-/// 8-bit grey between the 0.1 and 99.9 percentile.
-fn grey(plane: &Plane) -> Result<Vec<u8>> {
-    let (low, high) = (metrics::percentile(&plane.samples, 0.1)?, metrics::percentile(&plane.samples, 99.9)?);
-    let range = if high > low { high - low } else { 1.0 };
-    let grey = |&sample: &f32| ((f64::from(sample) - low) / range * 255.0).round().clamp(0.0, 255.0) as u8;
-    Ok(plane.samples.iter().map(grey).collect())
+/// Shown between its own 0.1 and 99.9 percentile.
+fn panel<'a>(plane: &'a Plane, caption: &str) -> Result<Panel<'a>> {
+    let percentile = |q| metrics::percentile(&plane.samples, q).map(|value| value as f32);
+    let display = (percentile(0.1)?, percentile(99.9)?);
+    Ok(Panel { samples: &plane.samples, shape: (plane.y, plane.x), display, caption: caption.into() })
 }
