@@ -62,6 +62,15 @@ impl RunFolder {
     pub fn best(&self) -> PathBuf {
         self.checkpoints().join("best.safetensors")
     }
+
+    /// What split.json lists.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let text = std::fs::read_to_string(self.split()).with_context(|| self.split().display().to_string())?;
+        serde_json::from_str(&text).with_context(|| self.split().display().to_string())
+    }
 }
 
 /// How a run ended.
@@ -110,8 +119,7 @@ pub fn start(
 pub fn resume(data: &Path, run: &RunFolder, device: Device, stop: &dyn Fn(u64) -> bool) -> Result<Outcome> {
     let config = Config::load(&run.config(), &[])?;
     let entries = pairs::find(&config, data)?;
-    let text = std::fs::read_to_string(run.split()).with_context(|| run.split().display().to_string())?;
-    let recorded: Vec<Entry> = serde_json::from_str(&text).with_context(|| run.split().display().to_string())?;
+    let recorded = run.entries()?;
     let same = entries.len() == recorded.len() && entries.iter().zip(&recorded).all(|(a, b)| a.same_images(b));
     ensure!(same, "the images below {} are not those that {} lists", data.display(), run.split().display());
     let mut method = config.method.build(&config, device);
@@ -188,8 +196,10 @@ fn go_on(
                 if best {
                     position.best_psnr = scores.psnr_affine;
                     let figures = serde_json::json!({
-                        "data": "validation",
+                        "data": validation.count().describe(config, entries),
                         "images": validation.pairs().len(),
+                        "pairs": validation.count().pairs,
+                        "simulated_windows": validation.count().simulated_windows,
                         "step": position.step,
                         "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM \
                                      window; affine: after fitting gain and offset",

@@ -1,15 +1,16 @@
 //! Validation: whole planes through the network in f32, scored under the protocol of `mdr evaluate`. The same planes at
 //! every step, so that figures and pictures are comparable; they never reach training.
 
-use crate::config::Config;
+use crate::config::{Config, Split};
 use crate::degrade;
 use crate::methods::Method;
-use crate::pairs::{Images, Pair, Plane};
+use crate::pairs::{Entry, Images, Pair, Plane};
 use anyhow::{Context, Result};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::montage::{Panel, montage};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
+use serde::Serialize;
 use std::path::Path;
 use tch::{Device, Tensor};
 
@@ -23,6 +24,58 @@ const PICTURE_SIDE: usize = 256;
 #[derive(Debug)]
 pub struct Validation {
     pairs: Vec<Pair>,
+    count: Count,
+}
+
+/// How many planes were validated on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Planes of real pairs.
+    pub pairs: usize,
+    /// Windows of clean images or phantoms with simulated noise.
+    pub simulated_windows: usize,
+}
+
+impl Count {
+    /// In words, with the folders that the validation images lie in; `entries` are those of the run.
+    pub fn describe(self, config: &Config, entries: &[Entry]) -> String {
+        let folders = |paired: bool| {
+            let mut names: Vec<String> = Vec::new();
+            for entry in entries.iter().filter(|e| e.split == Split::Val && e.degraded.is_some() == paired) {
+                // FOLDER/clean/NAME.tif or FOLDER/high/NAME.tif.
+                let role = entry.reference.parent().unwrap_or(Path::new(""));
+                let folder = role.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(role);
+                let name = folder.display().to_string();
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            names
+        };
+        let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+        let mut parts = Vec::new();
+        if self.pairs > 0 {
+            parts.push(format!("{} of {}", count(self.pairs, "real pair"), listed(&folders(true))));
+        }
+        if self.simulated_windows > 0 {
+            let phantoms = config.simulate.as_ref().map_or(0.0, |simulate| simulate.phantoms);
+            let mut sources = if phantoms < 1.0 { folders(false) } else { Vec::new() };
+            if phantoms > 0.0 || sources.is_empty() {
+                sources.push("phantoms".into());
+            }
+            parts.push(format!("{} of {}, simulated noise", count(self.simulated_windows, "window"), listed(&sources)));
+        }
+        let parts = if parts.is_empty() { "nothing".to_owned() } else { parts.join("; ") };
+        format!("validation: {parts}")
+    }
+}
+
+/// "a, b and c".
+fn listed(names: &[String]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        names => names.concat(),
+    }
 }
 
 impl Validation {
@@ -39,6 +92,7 @@ impl Validation {
             let (input, target) = (pair.input.crop(corner, sides), pair.target.crop(corner, sides));
             pairs.push(Pair { input, target, ..pair });
         }
+        let real = pairs.len();
         if let Some(simulate) = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0) {
             for number in 0..simulate.validation_windows {
                 let clean = images.clean.get(number % images.clean.len().max(1));
@@ -50,16 +104,23 @@ impl Validation {
             }
         }
         let mut kept = Vec::new();
-        for pair in pairs {
+        let mut count = Count { pairs: 0, simulated_windows: 0 };
+        for (number, pair) in pairs.into_iter().enumerate() {
             let percentile = |q| metrics::percentile(&pair.target.samples, q);
             if percentile(99.9)? > percentile(0.1)? {
+                *(if number < real { &mut count.pairs } else { &mut count.simulated_windows }) += 1;
                 kept.push(pair);
             }
         }
-        Ok(Self { pairs: kept })
+        Ok(Self { pairs: kept, count })
     }
 
-    /// The planes.
+    /// How many planes of which kind.
+    pub fn count(&self) -> Count {
+        self.count
+    }
+
+    /// The planes: real pairs, then simulated windows.
     pub fn pairs(&self) -> &[Pair] {
         &self.pairs
     }
@@ -140,4 +201,35 @@ fn panel<'a>(plane: &'a Plane, caption: &str) -> Result<Panel<'a>> {
     let percentile = |q| metrics::percentile(&plane.samples, q).map(|value| value as f32);
     let display = (percentile(0.1)?, percentile(99.9)?);
     Ok(Panel { samples: &plane.samples, shape: (plane.y, plane.x), display, caption: caption.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_names_what_was_simulated() {
+        let config = |phantoms: f64| {
+            let change = format!("simulate.phantoms={phantoms:?}");
+            Config::parse(include_str!("../configs/smoke.toml"), &[change]).unwrap()
+        };
+        let entries: Vec<Entry> = serde_json::from_str(
+            r#"[{"reference":"clean/ssi/clean/a.tif","split":"train"},
+                {"reference":"clean/hela/clean/a.tif","split":"val"},
+                {"reference":"clean/hela/clean/b.tif","split":"val"},
+                {"reference":"clean/ht29/clean/a.tif","split":"val"},
+                {"reference":"denoise/val/high/a.tif","degraded":"denoise/val/low/a.tif","split":"val"}]"#,
+        )
+        .unwrap();
+        for (pairs, simulated_windows, phantoms, expected) in [
+            (0, 32, 0.25, "32 windows of clean/hela, clean/ht29 and phantoms, simulated noise"),
+            (0, 32, 0.0, "32 windows of clean/hela and clean/ht29, simulated noise"),
+            (0, 1, 1.0, "1 window of phantoms, simulated noise"),
+            (4, 0, 0.5, "4 real pairs of denoise/val"),
+            (1, 2, 1.0, "1 real pair of denoise/val; 2 windows of phantoms, simulated noise"),
+        ] {
+            let found = Count { pairs, simulated_windows }.describe(&config(phantoms), &entries);
+            assert_eq!(found, format!("validation: {expected}"));
+        }
+    }
 }
