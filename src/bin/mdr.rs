@@ -171,7 +171,19 @@ fn normalization(text: &str) -> std::result::Result<Normalization, String> {
     kind.ok_or_else(|| "expected none, mean-std, or percentile:LOW,HIGH such as percentile:2,99.8".into())
 }
 
+/// Has glibc give large blocks back at once. Otherwise it keeps most tensors of a tile for the next one, in a pool per
+/// thread, and the process grows to a multiple of what it uses; a library must leave that choice to its host.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn give_back_memory() {
+    // SAFETY: sets a number inside the allocator, before there is a second thread.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn give_back_memory() {}
+
 fn main() -> ExitCode {
+    give_back_memory();
     let command = Cli::parse().command;
     // The engine catches panics of tract and reports them as errors; the hook would report them a second time.
     if std::env::var_os("MDR_BACKTRACE").is_none() {
@@ -244,7 +256,9 @@ fn about(files: &[&Path], error: &Error) -> String {
 impl Restore {
     fn run(&self) -> Outcome {
         let stop = stop_on_ctrl_c();
-        let to_folder = self.input.len() > 1 || self.input[0].is_dir();
+        let slash =
+            self.output.as_os_str().as_encoded_bytes().last().is_some_and(|&end| std::path::is_separator(end.into()));
+        let to_folder = self.input.len() > 1 || self.input[0].is_dir() || slash;
         let pairs = self.pairs(to_folder)?;
         let model = match &self.model {
             Some(path) => Model::load(path)?,
