@@ -43,7 +43,8 @@ enum Command {
     },
     /// List the built-in models
     Models,
-    /// Compare restored images with references: PSNR, SSIM, NRMSE, plain and after an affine match
+    /// Compare restored images with references: PSNR, SSIM, NRMSE, plain and after an affine match; each plane is
+    /// scaled and scored alone, then the mean is taken
     Evaluate(Evaluate),
     /// Simulate a noisy micrograph, restore it, and show both beside the truth
     Demo {
@@ -89,10 +90,10 @@ struct Restore {
     /// Sample type of the result; same: that of the source, rounded and clamped
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
-    /// Distance of Z planes in µm, where the file lacks it or is wrong
+    /// Distance of Z planes in µm, where the file lacks it or is wrong; also what the result says
     #[arg(long, value_name = "µm")]
     z_step: Option<f64>,
-    /// Pixel size in µm, where the file lacks it or is wrong
+    /// Pixel size in µm, where the file lacks it or is wrong; also what the result says
     #[arg(long, value_name = "µm")]
     pixel_size: Option<f64>,
     /// Normalisation to use instead of the model's: none, mean-std, or percentile:LOW,HIGH
@@ -115,8 +116,9 @@ struct Evaluate {
     /// How the restored image stands to the reference in the plain figures: own: its own percentiles scale it; as-is:
     /// it is on the scale 0..1 already; input: the percentiles of the degraded image (--input) scale it; reference:
     /// it is in the units of the reference
-    #[arg(long, value_enum, default_value_t = ScaleBy::Own)]
-    scale: ScaleBy,
+    /// [default: input where --input is given, else own]
+    #[arg(long, value_enum)]
+    scale: Option<ScaleBy>,
     /// Degraded image or folder, for --scale input
     #[arg(long, required_if_eq("scale", "input"))]
     input: Option<PathBuf>,
@@ -498,9 +500,9 @@ impl Evaluate {
         for (i, plane) in image.samples.chunks(len).enumerate() {
             let range = i * len..(i + 1) * len;
             let scale = match (self.scale, &input) {
-                (ScaleBy::AsIs, _) => Scale::AsIs,
-                (ScaleBy::Input, Some((_, input))) => Scale::Input(&input.samples[range.clone()]),
-                (ScaleBy::Reference, _) => Scale::Reference,
+                (Some(ScaleBy::AsIs), _) => Scale::AsIs,
+                (Some(ScaleBy::Reference), _) => Scale::Reference,
+                (None | Some(ScaleBy::Input), Some((_, input))) => Scale::Input(&input.samples[range.clone()]),
                 _ => Scale::Own,
             };
             planes.push(metrics::evaluate(plane, &reference_image.samples[range], (shape.y, shape.x), scale, window)?);
