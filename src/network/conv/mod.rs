@@ -205,3 +205,26 @@ fn rectified(model: &TypedModel, node: &TypedNode, op: &TypedBinOp) -> TractResu
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::network::Network;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_built_in_model_keeps_no_convolution_and_no_rectifier_of_tract() {
+        let bytes = crate::models::builtin(crate::Task::Denoise).expect("a built-in model");
+        let network = Network::from_onnx("built-in", bytes).expect("a good model");
+        let plan = network.plan([1, 64, 64]).expect("a plan");
+        let mut found: BTreeMap<String, usize> = BTreeMap::new();
+        for node in plan.model().nodes() {
+            *found.entry(node.op.name().to_string()).or_default() += 1;
+        }
+        println!("{found:?}");
+        let convolutions = network.operators()["Conv"];
+        assert_eq!(found.get("Convolution"), Some(&convolutions), "{found:?}");
+        let others = ["Source", "Convolution", "MaxPool", "Concat", "Upsample", "Add", "Const"];
+        let known = |name: &String| others.iter().any(|other| name.contains(other));
+        assert!(found.keys().all(known), "{found:?}");
+    }
+}
