@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::knobs::KnobScope;
 
+mod conv;
 mod graph;
 pub mod halo;
 mod memory;
@@ -235,8 +236,11 @@ impl Network {
             let scope = KnobScope::new([("TRACT_DISABLE_DIRECT_SPATIAL", "true")])?;
             scope.enter(|| {
                 let fact = InferenceFact::dt_shape(f32::datum_type(), &shape);
-                let model = self.model.clone().with_input_fact(0, fact)?.into_optimized()?;
-                TypedSimplePlan::new(model)
+                let mut model = self.model.clone().with_input_fact(0, fact)?.into_typed()?;
+                conv::replace_pointwise(&mut model)?;
+                let mut model = model.into_decluttered()?;
+                conv::replace(&mut model)?;
+                TypedSimplePlan::new(model.into_optimized()?)
             })
         })
         .map_err(|e| self.bad(format!("cannot be planned for a tile {shape:?}: {e}")))

@@ -1,0 +1,87 @@
+//! The convolutions that mdr puts in place of tract's, against tract's own plan of the same file: whole networks, with
+//! and without a hot pixel, one tile at a time. The kernels alone are tested beside their code, against a
+//! sum over single samples.
+
+use crate::common::{Attribute, Net, beads, max_difference, mean3, noise, unet};
+use mdr::network::Network;
+use tract_onnx::prelude::*;
+
+/// What tract alone makes of it.
+fn by_tract(bytes: &[u8], input: &[f32], shape: [usize; 4]) -> Vec<f32> {
+    let run = || {
+        let fact = InferenceFact::dt_shape(f32::datum_type(), shape);
+        let model = tract_onnx::onnx().with_ignore_output_shapes(true).model_for_read(&mut &*bytes)?;
+        let plan = model.with_input_fact(0, fact)?.into_optimized()?.into_runnable()?;
+        let outputs = plan.run(tvec!(Tensor::from_shape(&shape, input)?.into_tvalue()))?;
+        TractResult::Ok(outputs[0].try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+    };
+    run().expect("tract runs the network")
+}
+
+#[track_caller]
+fn assert_as_tract(what: &str, bytes: &[u8], input: &[f32], [rows, columns]: [usize; 2]) {
+    let channels = input.len() / (rows * columns);
+    let network = Network::from_onnx(what, bytes).expect(what);
+    let found = network.run(input, [1, rows, columns]).expect(what);
+    let expected = by_tract(bytes, input, [1, channels, rows, columns]);
+    let (low, high) = expected.iter().fold((f32::MAX, f32::MIN), |(low, high), &x| (low.min(x), high.max(x)));
+    let difference = max_difference(&found, &expected);
+    println!("{what}, {rows} by {columns}: {:.1e} of the range", difference / (high - low));
+    assert!(difference <= 1e-5 * (high - low), "{what}, {rows} by {columns}: {difference} of {}", high - low);
+    assert_eq!(network.run(input, [1, rows, columns]).expect(what), found, "{what}: another result the second time");
+}
+
+#[test]
+fn built_in_model() {
+    let bytes = mdr::models::builtin(mdr::Task::Denoise).expect("a built-in model");
+    for [rows, columns] in [[64, 64], [136, 200]] {
+        // Beads on a background, as the normalisation hands them over.
+        let mut image: Vec<f32> = beads(rows, columns, 3).iter().map(|sample| (sample - 100.0) / 900.0).collect();
+        assert_as_tract("built-in", bytes, &image, [rows, columns]);
+        image[rows / 2 * columns + columns / 3] = 200.0;
+        assert_as_tract("built-in, hot pixel", bytes, &image, [rows, columns]);
+    }
+}
+
+#[test]
+fn u_nets() {
+    for (depth, features) in [(1, 3), (2, 8), (2, 32)] {
+        let image = noise(1, 48 * 80);
+        assert_as_tract(&format!("U-Net {depth}, {features}"), &unet(depth, features), &image, [48, 80]);
+    }
+    assert_as_tract("mean", &mean3(), &noise(2, 35), [7, 5]);
+    assert_as_tract("mean of one pixel", &mean3(), &[3.0, -1.0], [1, 2]);
+}
+
+/// Kinds that are done by mdr beside kinds that are left to tract, all with a rectifier behind.
+#[test]
+fn every_kind_of_convolution() {
+    let ints = |values: &[i64]| Attribute::Ints(values.to_vec());
+    let kinds: [(&str, usize, Vec<(&str, Attribute)>); 8] = [
+        ("1x1", 1, vec![]),
+        ("padded 1x1, then unpadded", 1, vec![("pads", ints(&[0, 2, 2, 0]))]),
+        ("5x5", 5, vec![("pads", ints(&[2, 2, 2, 2]))]),
+        ("uneven", 4, vec![("pads", ints(&[1, 2, 2, 1]))]),
+        ("same", 3, vec![("auto_pad", Attribute::Text("SAME_UPPER"))]),
+        ("same, from below", 4, vec![("auto_pad", Attribute::Text("SAME_LOWER"))]),
+        ("strided", 4, vec![("pads", ints(&[1, 1, 1, 1])), ("strides", ints(&[2, 2]))]),
+        ("dilated", 3, vec![("pads", ints(&[2, 2, 2, 2])), ("dilations", ints(&[2, 2]))]),
+    ];
+    for (what, kernel, with) in kinds {
+        let mut net = Net::new(2, 5);
+        let x = net.conv_with("image", 5, 11, kernel, &with);
+        let x = net.op("Relu", &[&x], &[]);
+        let x = match what {
+            "padded 1x1, then unpadded" => net.conv_with(&x, 11, 7, 3, &[]),
+            "strided" => net.upsample(&x, 2.0),
+            _ => x,
+        };
+        assert_as_tract(what, &net.finish(&x), &noise(3, 5 * 32 * 46), [32, 46]);
+    }
+    // A rectifier that is not the only one to use the convolution.
+    let mut net = Net::new(2, 2);
+    let x = net.conv("image", 2, 9, 3);
+    let y = net.op("Relu", &[&x], &[]);
+    let sum = net.op("Add", &[&x, &y], &[]);
+    assert_as_tract("used twice", &net.finish(&sum), &noise(4, 2 * 20 * 20), [20, 20]);
+}
