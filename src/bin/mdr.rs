@@ -173,19 +173,24 @@ fn normalization(text: &str) -> std::result::Result<Normalization, String> {
     kind.ok_or_else(|| "expected none, mean-std, or percentile:LOW,HIGH such as percentile:2,99.8".into())
 }
 
-/// Has glibc give large blocks back at once. Otherwise it keeps most tensors of a tile for the next one, in a pool per
-/// thread, and the process grows to a multiple of what it uses; a library must leave that choice to its host.
+/// Tells glibc what to do with the tensors of a tile when they are freed. Under a tight limit they go back to the system
+/// at once; otherwise they are kept for the next tile, since the first touch of new memory takes nearly as long as the
+/// arithmetic. Left alone glibc does neither well. A library must leave that choice to its host.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn give_back_memory() {
-    // SAFETY: sets a number inside the allocator, before there is a second thread.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20) };
+fn keep_memory(limit_mb: u64) {
+    const TIGHT_MB: u64 = 1024;
+    let (map_from, keep) = if limit_mb < TIGHT_MB { (4 << 20, 4 << 20) } else { (1 << 30, i32::MAX) };
+    // SAFETY: sets numbers inside the allocator, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, map_from);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, keep);
+    }
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn give_back_memory() {}
+fn keep_memory(_: u64) {}
 
 fn main() -> ExitCode {
-    give_back_memory();
     let command = Cli::parse().command;
     // The engine catches panics of tract and reports them as errors; the hook would report them a second time.
     if std::env::var_os("MDR_BACKTRACE").is_none() {
@@ -257,6 +262,7 @@ fn about(files: &[&Path], error: &Error) -> String {
 
 impl Restore {
     fn run(&self) -> Outcome {
+        keep_memory(self.memory_limit.unwrap_or(mdr::restore::DEFAULT_MEMORY_LIMIT_MB));
         let stop = stop_on_ctrl_c();
         let slash =
             self.output.as_os_str().as_encoded_bytes().last().is_some_and(|&end| std::path::is_separator(end.into()));
