@@ -78,6 +78,17 @@ fn every_kind_of_convolution() {
         };
         assert_as_tract(what, &net.finish(&x), &noise(3, 5 * 32 * 46), [32, 46]);
     }
+    // Windows of 2 by 2 that are pooled by mdr, beside others.
+    let pools: [(&str, Vec<(&str, Attribute)>); 3] =
+        [("halved", vec![]), ("padded pool", vec![("pads", ints(&[1, 1, 1, 1]))]), ("average", vec![])];
+    for (what, mut with) in pools {
+        with.extend([("kernel_shape", ints(&[2, 2])), ("strides", ints(&[2, 2]))]);
+        let mut net = Net::new(2, 3);
+        let x = net.op(if what == "average" { "AveragePool" } else { "MaxPool" }, &["image"], &with);
+        let x = if what == "padded pool" { net.conv_with(&x, 3, 3, 2, &[]) } else { x };
+        let x = net.upsample(&x, 2.0);
+        assert_as_tract(what, &net.finish(&x), &noise(5, 3 * 20 * 34), [20, 34]);
+    }
     // A rectifier that is not the only one to use the convolution.
     let mut net = Net::new(2, 2);
     let x = net.conv("image", 2, 9, 3);
