@@ -21,15 +21,18 @@
  *   ask again.
  * - Axes are distinct letters out of TCZYX (time, channel, Z, Y, X) in any order, Y and X among them; `shape` has
  *   one length for each, none of them 0. "YX" is a plane, "ZYX" a stack, "YXC" has its channels interleaved.
+ * - Intensities are normalised per channel over the whole buffer, and taken back afterwards. NaN and infinite pixels
+ *   are restored around: they stay what they are in float output; in integer output NaN becomes 0, and infinity the
+ *   end of the range.
  * - Options are a JSON object; NULL or "{}" is right for nearly all. An unknown key is an error that names it.
  *   "tile": side in pixels of the tiles that the network sees; "overlap": pixels that neighbouring tiles share, at
- *   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes; "channel": the one channel to
+ *   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes, by default 2048; "channel": the one channel to
  *   restore, from 0; "pixel_size_um" and "z_step_um": calibration in micrometres, which axial restoration needs;
  *   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "task": replaces
  *   the model's, such as "axial".
- * - No panic leaves the library: it becomes MDR_STATUS_INTERNAL. The library installs no signal handler and keeps no
- *   state between calls but each thread's last error. A callback must return: no exception and no longjmp may leave
- *   it.
+ * - No panic leaves the library: it becomes MDR_STATUS_INTERNAL, and Rust prints where it was to stderr. The
+ *   library installs no signal handler and keeps no state between calls but each thread's last error. A callback must
+ *   return: no exception and no longjmp may leave it.
  * - Before anything else compare `mdr_abi_version()` with MDR_ABI_VERSION: where they differ, the library at hand is
  *   not the one that this header describes.
  *

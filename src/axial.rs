@@ -25,6 +25,11 @@ pub(crate) fn resample_info(info: &mut ImageInfo, scale: [usize; 3]) -> Result<(
             "task axial needs the pixel size and the z step in µm, which the image lacks; give both".into(),
         ));
     };
+    if let Some(height) = info.pixel_size_y_um {
+        return Err(Error::InvalidOption(format!(
+            "task axial needs square pixels; these are {pixel} µm along X and {height} µm along Y"
+        )));
+    }
     let planes = ((info.shape.z - 1) as f64 * step / pixel * (1.0 + 1e-9)).floor() + 1.0;
     if !(2.0..=1e6).contains(&planes) {
         return Err(Error::InvalidOption(format!(

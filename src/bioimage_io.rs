@@ -1,10 +1,11 @@
 //! bioimage.io package (spec 0.4 and 0.5: folder, .zip, or its rdf.yaml / bioimageio.yaml) → `Model`. The ONNX
 //! weights are loaded as any other file; from the description come the normalisation (its preprocessing), the step
 //! of the input's size, and the texts. mdr always gives results on the intensity scale of the image, so it undoes
-//! the preprocessing itself: a postprocessing that does so is accepted, and any step that mdr would have to leave
-//! out is refused by name, because a result without it would be wrong without notice.
+//! the preprocessing itself: a postprocessing that is exactly this inverse (`scale_linear` after fixed scaling), or
+//! changes nothing, is accepted. Any other step is refused by name, because a result without it would be wrong without
+//! notice; `scale_mean_variance` too, which gives the result the mean and variance of another tensor.
 
-use crate::model::{lcm, read_bounded, sha256, stem};
+use crate::model::{lcm, open_regular, read_bounded, sha256, stem};
 use crate::{Error, Model, Normalization, Result};
 use serde_json::Value;
 use std::fs::File;
@@ -71,7 +72,7 @@ impl Package {
                 description.ok_or_else(|| bad("the folder holds neither rdf.yaml nor bioimageio.yaml".into()))?;
             return Ok(Self::Folder { path: owned.clone(), folder: owned, description });
         }
-        let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let (mut file, _) = open_regular(path)?;
         let mut magic = [0; 2];
         let zipped = file.read_exact(&mut magic).is_ok() && &magic == b"PK";
         if !zipped {
@@ -99,11 +100,14 @@ impl Package {
     fn description(&mut self) -> Result<String> {
         let bytes = match self {
             Self::Folder { description, .. } => {
-                let length = std::fs::metadata(&*description).map_err(|e| Error::io(&*description, e))?.len();
-                if length > MAX_DESCRIPTION_BYTES {
-                    return Err(self.bad(format!("its description has {length} bytes; expected at most 1 MiB")));
+                let (file, _) = open_regular(description)?;
+                let mut bytes = vec![];
+                let read = file.take(MAX_DESCRIPTION_BYTES + 1).read_to_end(&mut bytes);
+                read.map_err(|e| Error::io(&*description, e))?;
+                if bytes.len() as u64 > MAX_DESCRIPTION_BYTES {
+                    return Err(self.bad("its description has more than 1 MiB".into()));
                 }
-                std::fs::read(&*description).map_err(|e| Error::io(&*description, e))?
+                bytes
             }
             Self::Zip { description, .. } => {
                 let name = description.clone();
@@ -185,7 +189,7 @@ impl Described {
             return Err(format!("its output has the axes {out_axes:?}, its input {axes:?}; expected the same"));
         }
         let (normalization, channels_together) = preprocessing(input)?;
-        postprocessing(output, &normalization, input)?;
+        postprocessing(output, &normalization)?;
         let authors = rdf["authors"].as_array().map_or(&[][..], Vec::as_slice);
         let authors: Vec<_> = authors.iter().filter_map(|a| text(&a["name"])).collect();
         let data = &rdf["training_data"];
@@ -389,13 +393,10 @@ fn statistics_axes(kwargs: &Value) -> Check<bool> {
 }
 
 /// Accepts what mdr does anyway: to bring the result back to the intensities of the image.
-fn postprocessing(output: &Value, normalization: &Normalization, input: &Value) -> Check<()> {
+fn postprocessing(output: &Value, normalization: &Normalization) -> Check<()> {
     for (name, kwargs) in steps(output, "postprocessing")? {
-        let reference = text(&kwargs["reference_tensor"]);
-        let own = reference.is_none() || reference == text(&input["id"]).or_else(|| text(&input["name"]));
         let accepted = match (name.as_str(), normalization) {
             ("ensure_dtype", _) => text(&kwargs["dtype"]).is_none_or(|t| t == "float32"),
-            ("scale_mean_variance", _) => own,
             ("scale_linear", Normalization::Linear { gain, offset }) => {
                 let back = (single(&kwargs["gain"], 1.0), single(&kwargs["offset"], 0.0));
                 let close = |a: f64, b: f64| (a - b).abs() <= 1e-4 * b.abs().max(1e-4);
@@ -408,8 +409,8 @@ fn postprocessing(output: &Value, normalization: &Normalization, input: &Value) 
         };
         if !accepted {
             return Err(format!(
-                "its postprocessing {name} is not supported: mdr brings results back to the intensities of the image, \
-                 and does nothing else"
+                "its postprocessing {name} is not supported: mdr only undoes the preprocessing, which brings the \
+                 result back to the intensities of the image; if that is enough, remove {name} from the description"
             ));
         }
     }

@@ -200,8 +200,10 @@ pub struct ImageInfo {
     pub shape: Shape,
     /// Sample type of the source.
     pub pixel_type: PixelType,
-    /// Pixel size along X and Y in µm, where known.
+    /// Pixel size along X in µm, where known; along Y too, unless `pixel_size_y_um` says otherwise.
     pub pixel_size_um: Option<f64>,
+    /// Pixel size along Y in µm, where it is known and differs from that along X: a reslice, a line scan.
+    pub pixel_size_y_um: Option<f64>,
     /// Distance of neighbouring Z planes in µm, where known.
     pub z_step_um: Option<f64>,
     /// Time between frames in seconds, where known.
@@ -244,11 +246,17 @@ impl ImageInfo {
             shape,
             pixel_type,
             pixel_size_um: None,
+            pixel_size_y_um: None,
             z_step_um: None,
             frame_interval_s: None,
             provenance: String::new(),
             extra: Extra::default(),
         }
+    }
+
+    /// Pixel size along Y in µm, where known.
+    pub fn pixel_height_um(&self) -> Option<f64> {
+        self.pixel_size_y_um.or(self.pixel_size_um)
     }
 }
 

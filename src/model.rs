@@ -7,6 +7,8 @@ use crate::{Error, Normalization, Result, bioimage_io, models};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -14,6 +16,8 @@ use std::str::FromStr;
 const FORMAT: &str = "1";
 /// Largest `mdr.tile_multiple`, and largest least common multiple with that of the graph.
 const MAX_MULTIPLE: usize = 1 << 12;
+/// Largest model file: protobuf holds no more.
+const MAX_FILE_BYTES: u64 = 1 << 31;
 
 /// What a model restores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,7 +140,7 @@ impl Model {
             let tasks: Vec<_> = models::tasks().map(Task::as_str).collect();
             let there = if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") };
             return Err(Error::InvalidOption(format!(
-                "no built-in model for task {task} (built-in: {there}); give a model file with --model"
+                "no built-in model for task {task} (built-in: {there}); give a model file instead"
             )));
         };
         let mut model = Self::from_bytes(task.as_str(), bytes)?;
@@ -231,12 +235,34 @@ pub(crate) fn stem(path: &Path) -> String {
 
 /// Reads a model file; one that is too large is refused before it is read.
 pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let too_large = |length: u64| {
+        let message = format!("{length} bytes; an ONNX file holds at most 2 GiB");
+        Error::BadModel { name: path.display().to_string(), message }
+    };
+    let (file, length) = open_regular(path)?;
+    if length > MAX_FILE_BYTES {
+        return Err(too_large(length));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    // It may grow while it is read.
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
+/// Opens a file and gives its length. Devices and pipes are refused before they are opened: they claim a length of 0,
+/// never end, or wait for a writer that never comes.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if metadata.len() > 1 << 31 {
-        let message = format!("{} bytes; an ONNX file holds at most 2 GiB", metadata.len());
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "a folder" } else { "a device or pipe" };
+        let message = format!("is {what}; expected a regular file");
         return Err(Error::BadModel { name: path.display().to_string(), message });
     }
-    std::fs::read(path).map_err(|e| Error::io(path, e))
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    Ok((file, metadata.len()))
 }
 
 /// Lower-case hexadecimal SHA-256.

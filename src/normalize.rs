@@ -94,7 +94,7 @@ impl Normalization {
 impl Fitted {
     /// Normalises samples in place.
     pub fn apply(&self, samples: &mut [f32]) {
-        let factor = if self.range > 0.0 { 1.0 / self.range } else { 0.0 };
+        let factor = if self.range == 0.0 { 0.0 } else { 1.0 / self.range };
         for sample in samples {
             *sample = ((f64::from(*sample) - self.offset) * factor) as f32;
         }
@@ -231,7 +231,13 @@ mod tests {
     #[test]
     fn undo_takes_back_apply() {
         let samples: Vec<f32> = (0..500).map(|i| 100.0 + (i * i % 977) as f32).collect();
-        let kinds = [Normalization::Percentile { low: 2.0, high: 99.8 }, Normalization::MeanStd, Normalization::None];
+        let kinds = [
+            Normalization::Percentile { low: 2.0, high: 99.8 },
+            Normalization::MeanStd,
+            Normalization::Linear { gain: 0.01, offset: -2.0 },
+            Normalization::Linear { gain: -0.01, offset: 1.0 },
+            Normalization::None,
+        ];
         for normalization in kinds {
             let fitted = fit(normalization, &samples);
             let mut there_and_back = samples.clone();

@@ -93,6 +93,11 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
     if options.memory_limit_mb == Some(0) {
         return Err(Error::InvalidOption("memory limit 0: expected at least 1 MB".into()));
     }
+    if let (Some(asked), Some(own)) = (options.task, facts.task)
+        && asked != own
+    {
+        return Err(Error::InvalidOption(format!("task {asked}: the model {} is for {own}", facts.name)));
+    }
     let mut info = input.clone();
     if input.shape.is_empty() {
         return Err(Error::ShapeMismatch {
@@ -120,7 +125,11 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
     let [z, y, x] = model.network().field().scale;
     info.shape = Shape { z: info.shape.z * z, y: info.shape.y * y, x: info.shape.x * x, ..info.shape };
     info.pixel_type = PixelType::F32;
-    info.pixel_size_um = positive("pixel size", options.pixel_size_um)?.or(input.pixel_size_um).map(|s| s / x as f64);
+    if let Some(size) = positive("pixel size", options.pixel_size_um)? {
+        (info.pixel_size_um, info.pixel_size_y_um) = (Some(size), None);
+    }
+    info.pixel_size_um = info.pixel_size_um.map(|size| size / x as f64);
+    info.pixel_size_y_um = info.pixel_size_y_um.map(|size| size / y as f64);
     info.z_step_um = positive("z step", options.z_step_um)?.or(input.z_step_um).map(|s| s / z as f64);
     if let Some(Task::Axial) = options.task(model) {
         axial::resample_info(&mut info, [z, y, x])?;
@@ -241,7 +250,7 @@ pub(crate) fn run(
             let mut units = plan.units();
             let mut under_way = 0;
             loop {
-                while under_way < 2 * plan.threads {
+                while under_way < 2 * plan.threads && waiting.len() < plan.open_units() {
                     let Some(planes) = units.next() else { break };
                     let unit = Unit::read(&plan, planes, fitted, source)?;
                     for job in plan.jobs(&unit) {
@@ -341,12 +350,13 @@ impl Plan {
         }
         if field.halo.is_none() {
             plan.threads = threads.min(plan.total() as usize);
-            while plan.threads > 1 && plan.memory(model) > limit {
+            let tile = plan.tile_memory(model);
+            while plan.threads > 1 && plan.memory(tile) > limit {
                 plan.threads -= 1;
             }
-            if plan.memory(model) > limit {
+            if plan.memory(tile) > limit {
                 let reason = field.reason.as_deref().unwrap_or("unknown");
-                return Err(impossible(plan.memory(model), &format!("this model cannot be tiled ({reason}) and")));
+                return Err(impossible(plan.memory(tile), &format!("this model cannot be tiled ({reason}) and")));
             }
             return Ok(plan);
         }
@@ -372,9 +382,10 @@ impl Plan {
                 let tiling = AxisTiling::new(len, side, overlap, constraint);
                 if options.tile.is_some() { tiling } else { tiling.balanced(len, overlap, constraint) }
             });
+            let tile = plan.tile_memory(model);
             for count in 1..=threads.min(plan.total().try_into().unwrap_or(usize::MAX)) {
                 plan.threads = count;
-                let memory = plan.memory(model);
+                let memory = plan.memory(tile);
                 smallest = smallest.min(memory);
                 if memory > limit {
                     break;
@@ -390,22 +401,27 @@ impl Plan {
         best.map(|(_, plan)| plan).ok_or_else(|| impossible(smallest, "this image with this model"))
     }
 
-    /// Bytes at the peak: the tiles that run, and the planes under way. Too many for u64 count as its maximum.
-    fn memory(&self, model: &Model) -> u64 {
-        let product = |factors: &[usize]| factors.iter().fold(1, |all: u64, &factor| all.saturating_mul(factor as u64));
+    /// Bytes that one thread needs for a tile; what the allocator keeps of what was freed is as much again.
+    fn tile_memory(&self, model: &Model) -> u64 {
         let tile = [0, 1, 2].map(|axis| self.tilings[axis].side());
+        let scale = 1 + self.scale.iter().product::<usize>();
+        let buffers = product(&[2 * 4 * self.together * scale, tile[0], tile[1], tile[2]]);
+        model.network().memory_bytes(tile).saturating_add(buffers).saturating_mul(2)
+    }
+
+    /// Bytes at the peak: the tiles that run, and the planes under way. Too many for u64 count as its maximum.
+    fn memory(&self, tile: u64) -> u64 {
         let Shape { z, y, x, .. } = self.shape;
-        let scale = 1 + product(&self.scale) as usize;
+        let scale = 1 + self.scale.iter().product::<usize>();
         let planes = if self.volumetric { self.channels.len() * z } else { self.together };
-        let one = model.network().memory_bytes(tile).saturating_add(product(&[
-            2 * 4 * self.together * scale,
-            tile[0],
-            tile[1],
-            tile[2],
-        ]));
-        let open = 1 + (2 * self.threads as u64).div_ceil(self.tiles_per_unit() as u64);
-        let unit = product(&[4 * scale, planes + 1, y, x]);
-        one.saturating_mul(self.threads as u64).saturating_add(unit.saturating_mul(open.min(self.units().len() as u64)))
+        let open = self.open_units().min(self.units().len());
+        let units = product(&[4 * scale, planes, y, x, open]).saturating_add(product(&[4 * scale, y, x]));
+        tile.saturating_mul(self.threads as u64).saturating_add(units).saturating_add(OVERHEAD)
+    }
+
+    /// Units under way at once: enough for every thread to have a tile and another one to go on with.
+    fn open_units(&self) -> usize {
+        1 + (2 * self.threads).div_ceil(self.tiles_per_unit())
     }
 
     fn tile_counts(&self) -> [usize; 3] {
@@ -464,8 +480,16 @@ impl Plan {
 /// No tile is chosen larger than this: beyond it halos cost little, and touching new memory costs a lot.
 const LARGEST_TILE: usize = 640;
 
+/// Bytes that are there before the first pixel: the program, the model and its plan.
+const OVERHEAD: u64 = 32 << 20;
+
 /// What a tile costs beside its pixels, in pixels.
 const TILE_OVERHEAD: u64 = 500;
+
+/// Product that stops at the largest number.
+fn product(factors: &[usize]) -> u64 {
+    factors.iter().fold(1, |all: u64, &factor| all.saturating_mul(factor as u64))
+}
 
 /// Lists of planes, one list per unit.
 struct Units<'a> {
@@ -615,9 +639,9 @@ impl Open {
         let [sz, sy, sx] = plan.scale;
         let [_, y, x] = self.unit.lengths;
         let (out_x, out_len) = (x * sx, y * sy * x * sx);
-        let mut samples: Vec<f32> = self.canvases.into_iter().flat_map(Canvas::into_samples).collect();
-        let outputs = samples.chunks_mut(out_len).enumerate();
-        let outputs: Vec<_> = outputs
+        let mut samples: Vec<Vec<f32>> = self.canvases.into_iter().map(Canvas::into_samples).collect();
+        let outputs = samples.iter_mut().flat_map(|samples| samples.chunks_mut(out_len)).enumerate();
+        let mut outputs: Vec<_> = outputs
             .map(|(i, samples)| {
                 let input = self.unit.planes[i / sz];
                 fitted[plan.fitted(input)].undo(samples);
@@ -626,7 +650,6 @@ impl Open {
                 (PlaneIndex { t: input.t, c, z: input.z * sz + i % sz }, samples)
             })
             .collect();
-        let mut outputs = outputs;
         for &(at, value) in &self.unit.not_finite {
             let (plane, row, column) = (at / (y * x), at / x % y, at % x);
             for z in 0..sz {

@@ -456,6 +456,23 @@ fn calibration_round_trips() {
 // ---- What the pages are.
 
 #[test]
+fn pixels_that_are_not_square_keep_their_sizes() {
+    let folder = Folder::new();
+    let ome = r#"<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0"
+        DimensionOrder="XYCZT" Type="float" SizeX="4" SizeY="3" SizeZ="1" SizeC="1" SizeT="1" PhysicalSizeX="0.1"
+        PhysicalSizeY="0.5"><TiffData/></Pixels></Image></OME>"#;
+    for ome in [None, Some(ome)] {
+        let mut image = image(Shape::plane(3, 4), PixelType::F32, 1);
+        (image.info.pixel_size_um, image.info.pixel_size_y_um) = (Some(0.1), Some(0.5));
+        image.info.extra.ome_xml = ome.map(str::to_owned);
+        write_tiff(folder.path("a.tif"), &image, true).unwrap();
+        let info = read_tiff(folder.path("a.tif")).unwrap().info;
+        let (x, y) = (info.pixel_size_um.unwrap(), info.pixel_size_y_um.unwrap());
+        assert!((x / 0.1 - 1.0).abs() < 1e-9 && (y / 0.5 - 1.0).abs() < 1e-9, "{x} {y}");
+    }
+}
+
+#[test]
 fn calibration_is_read_in_any_unit() {
     let cases: [(&str, Option<u16>, Option<f64>); 14] = [
         ("ImageJ=1.53t\nunit=micron\n", None, Some(0.25)),

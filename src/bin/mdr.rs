@@ -43,7 +43,8 @@ enum Command {
     },
     /// List the built-in models
     Models,
-    /// Compare restored images with references: PSNR, SSIM, NRMSE, plain and after an affine match
+    /// Compare restored images with references: PSNR, SSIM, NRMSE, plain and after an affine match; each plane is
+    /// scaled and scored alone, then the mean is taken
     Evaluate(Evaluate),
     /// Simulate a noisy micrograph, restore it, and show both beside the truth
     Demo {
@@ -89,10 +90,10 @@ struct Restore {
     /// Sample type of the result; same: that of the source, rounded and clamped
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
-    /// Distance of Z planes in µm, where the file lacks it or is wrong
+    /// Distance of Z planes in µm, where the file lacks it or is wrong; also what the result says
     #[arg(long, value_name = "µm")]
     z_step: Option<f64>,
-    /// Pixel size in µm, where the file lacks it or is wrong
+    /// Pixel size in µm, where the file lacks it or is wrong; also what the result says
     #[arg(long, value_name = "µm")]
     pixel_size: Option<f64>,
     /// Normalisation to use instead of the model's: none, mean-std, or percentile:LOW,HIGH
@@ -115,8 +116,9 @@ struct Evaluate {
     /// How the restored image stands to the reference in the plain figures: own: its own percentiles scale it; as-is:
     /// it is on the scale 0..1 already; input: the percentiles of the degraded image (--input) scale it; reference:
     /// it is in the units of the reference
-    #[arg(long, value_enum, default_value_t = ScaleBy::Own)]
-    scale: ScaleBy,
+    /// [default: input where --input is given, else own]
+    #[arg(long, value_enum)]
+    scale: Option<ScaleBy>,
     /// Degraded image or folder, for --scale input
     #[arg(long, required_if_eq("scale", "input"))]
     input: Option<PathBuf>,
@@ -171,7 +173,19 @@ fn normalization(text: &str) -> std::result::Result<Normalization, String> {
     kind.ok_or_else(|| "expected none, mean-std, or percentile:LOW,HIGH such as percentile:2,99.8".into())
 }
 
+/// Has glibc give large blocks back at once. Otherwise it keeps most tensors of a tile for the next one, in a pool per
+/// thread, and the process grows to a multiple of what it uses; a library must leave that choice to its host.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn give_back_memory() {
+    // SAFETY: sets a number inside the allocator, before there is a second thread.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn give_back_memory() {}
+
 fn main() -> ExitCode {
+    give_back_memory();
     let command = Cli::parse().command;
     // The engine catches panics of tract and reports them as errors; the hook would report them a second time.
     if std::env::var_os("MDR_BACKTRACE").is_none() {
@@ -244,7 +258,9 @@ fn about(files: &[&Path], error: &Error) -> String {
 impl Restore {
     fn run(&self) -> Outcome {
         let stop = stop_on_ctrl_c();
-        let to_folder = self.input.len() > 1 || self.input[0].is_dir();
+        let slash =
+            self.output.as_os_str().as_encoded_bytes().last().is_some_and(|&end| std::path::is_separator(end.into()));
+        let to_folder = self.input.len() > 1 || self.input[0].is_dir() || slash;
         let pairs = self.pairs(to_folder)?;
         let model = match &self.model {
             Some(path) => Model::load(path)?,
@@ -484,9 +500,9 @@ impl Evaluate {
         for (i, plane) in image.samples.chunks(len).enumerate() {
             let range = i * len..(i + 1) * len;
             let scale = match (self.scale, &input) {
-                (ScaleBy::AsIs, _) => Scale::AsIs,
-                (ScaleBy::Input, Some((_, input))) => Scale::Input(&input.samples[range.clone()]),
-                (ScaleBy::Reference, _) => Scale::Reference,
+                (Some(ScaleBy::AsIs), _) => Scale::AsIs,
+                (Some(ScaleBy::Reference), _) => Scale::Reference,
+                (None | Some(ScaleBy::Input), Some((_, input))) => Scale::Input(&input.samples[range.clone()]),
                 _ => Scale::Own,
             };
             planes.push(metrics::evaluate(plane, &reference_image.samples[range], (shape.y, shape.x), scale, window)?);

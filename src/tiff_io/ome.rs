@@ -16,6 +16,7 @@ pub(super) struct Ome {
     pub size_x: usize,
     pub size_y: usize,
     pub pixel_size_um: Option<f64>,
+    pub pixel_size_y_um: Option<f64>,
     pub z_step_um: Option<f64>,
     pub frame_interval_s: Option<f64>,
 }
@@ -102,6 +103,7 @@ pub(super) fn parse(text: &str, page_count: usize, file_name: &str) -> Result<Om
         size_x: size('X')?,
         size_y: size('Y')?,
         pixel_size_um: length("PhysicalSizeX"),
+        pixel_size_y_um: length("PhysicalSizeY"),
         z_step_um: length("PhysicalSizeZ"),
         frame_interval_s: interval.zip(second).map(|(value, unit)| value * unit),
     })
@@ -189,7 +191,7 @@ pub(super) fn rewrite(text: &str, info: &ImageInfo, note: &str) -> Option<String
     }
     let lengths = [
         ("PhysicalSizeX", "PhysicalSizeXUnit", info.pixel_size_um),
-        ("PhysicalSizeY", "PhysicalSizeYUnit", info.pixel_size_um),
+        ("PhysicalSizeY", "PhysicalSizeYUnit", info.pixel_height_um()),
         ("PhysicalSizeZ", "PhysicalSizeZUnit", info.z_step_um),
         ("TimeIncrement", "TimeIncrementUnit", info.frame_interval_s),
     ];

@@ -44,6 +44,7 @@ struct Stack {
 #[derive(Default)]
 struct Metadata {
     pixel_size_um: Option<f64>,
+    pixel_size_y_um: Option<f64>,
     z_step_um: Option<f64>,
     frame_interval_s: Option<f64>,
     extra: Extra,
@@ -83,7 +84,8 @@ impl TiffReader {
 
         if metadata.pixel_size_um.is_none() {
             let unit = imagej_description.as_ref().map(imagej::Description::unit_um);
-            metadata.pixel_size_um = resolution(&mut file, &directory, unit)?;
+            metadata.pixel_size_um = resolution(&mut file, &directory, tag::X_RESOLUTION, unit)?;
+            metadata.pixel_size_y_um = resolution(&mut file, &directory, tag::Y_RESOLUTION, unit)?;
         }
         if let Some(description) = imagej_description {
             metadata.extra.imagej = description.carried();
@@ -111,6 +113,7 @@ impl TiffReader {
             shape: Shape { t, c, z, y: format.height as usize, x: format.width as usize },
             pixel_type: format.pixel_type,
             pixel_size_um: metadata.pixel_size_um,
+            pixel_size_y_um: differing(metadata.pixel_size_y_um, metadata.pixel_size_um),
             z_step_um: metadata.z_step_um,
             frame_interval_s: metadata.frame_interval_s,
             provenance: String::new(),
@@ -227,6 +230,7 @@ fn ome_stack(file: &TiffFile, walk: &Walk, format: &Format, xml: String) -> Resu
     }
     let metadata = Metadata {
         pixel_size_um: ome.pixel_size_um,
+        pixel_size_y_um: ome.pixel_size_y_um,
         z_step_um: ome.z_step_um,
         frame_interval_s: ome.frame_interval_s,
         extra: Extra { ome_xml: Some(xml), ..Extra::default() },
@@ -297,8 +301,8 @@ fn shape_description(text: &str, format: &Format) -> Option<Vec<(char, usize)>> 
 }
 
 /// Pixel size in µm from the resolution tags. `unit`: the unit of ImageJ's description, for its files.
-fn resolution(file: &mut TiffFile, directory: &Directory, unit: Option<Option<f64>>) -> Result<Option<f64>> {
-    let Some(pixels_per_unit) = file.rational(directory, tag::X_RESOLUTION) else { return Ok(None) };
+fn resolution(file: &mut TiffFile, directory: &Directory, tag: u16, unit: Option<Option<f64>>) -> Result<Option<f64>> {
+    let Some(pixels_per_unit) = file.rational(directory, tag) else { return Ok(None) };
     if let Some(Some(unit)) = unit {
         return Ok(Some(unit / pixels_per_unit));
     }
@@ -308,6 +312,11 @@ fn resolution(file: &mut TiffFile, directory: &Directory, unit: Option<Option<f6
         _ => return Ok(None),
     };
     Ok(Some(unit / pixels_per_unit).filter(|&size| size <= MAX_PLAIN_PIXEL_SIZE_UM))
+}
+
+/// The size along Y where it is another one than along X, beyond what a rational number rounds away.
+fn differing(y: Option<f64>, x: Option<f64>) -> Option<f64> {
+    y.filter(|&y| x.is_some_and(|x| (y / x - 1.0).abs() > 1e-5))
 }
 
 /// ImageJ's tags 50838 and 50839.

@@ -55,7 +55,7 @@ impl TiffWriter {
         if !force && path.symlink_metadata().is_ok() {
             return Err(exists(path));
         }
-        if path.is_dir() {
+        if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return Err(Error::io(path, ErrorKind::IsADirectory.into()));
         }
         let shape = info.shape;
@@ -98,7 +98,15 @@ impl TiffWriter {
         let path = self.path.clone();
         self.write_directories().map_err(|e| Error::io(&path, e))?;
         let file = self.file.into_inner().map_err(|e| Error::io(&path, e.into_error()))?;
-        let persisted = if self.force { file.persist(&path) } else { file.persist_noclobber(&path) };
+        let persisted = if self.force {
+            file.persist(&path)
+        } else {
+            // Some network file systems know no renaming that refuses to replace: there, looking first must do.
+            file.persist_noclobber(&path).or_else(|e| {
+                let refused = e.error.kind() == ErrorKind::AlreadyExists || path.symlink_metadata().is_ok();
+                if refused { Err(e) } else { e.file.persist(&path) }
+            })
+        };
         persisted.map(drop).map_err(|e| match e.error.kind() {
             ErrorKind::AlreadyExists => exists(&path),
             _ => Error::io(&path, e.error),
@@ -169,10 +177,11 @@ impl TiffWriter {
         ]);
         // ImageJ's description has the unit; OME's readers, and ImageJ with such a file, go by the tag.
         let (unit_um, unit) = if info.extra.ome_xml.is_some() { (1e4, 3) } else { (1.0, 1) };
-        if let Some(resolution) = info.pixel_size_um.and_then(|size| ratio(unit_um / size)) {
+        let resolution = |size: Option<f64>| size.and_then(|size| ratio(unit_um / size));
+        if let (Some(x), Some(y)) = (resolution(info.pixel_size_um), resolution(info.pixel_height_um())) {
             entries.extend([
-                (tag::X_RESOLUTION, Value::Rational(resolution)),
-                (tag::Y_RESOLUTION, Value::Rational(resolution)),
+                (tag::X_RESOLUTION, Value::Rational(x)),
+                (tag::Y_RESOLUTION, Value::Rational(y)),
                 (tag::RESOLUTION_UNIT, Value::Short(unit)),
             ]);
         }

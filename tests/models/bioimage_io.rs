@@ -28,10 +28,13 @@ outputs:
   - id: restored
     axes: [{type: batch}, {type: channel, channel_names: [r]}, {type: space, id: y, size: {tensor_id: raw, axis_id: y}}, {type: space, id: x, size: {tensor_id: raw, axis_id: x}}]
     postprocessing:
-      - {id: scale_mean_variance, kwargs: {axes: [channel, y, x], reference_tensor: raw}}
+      - {id: ensure_dtype, kwargs: {dtype: float32}}
 weights:
   onnx: {source: weights.onnx, sha256: SHA, opset_version: 17}
 "#;
+
+/// The postprocessing of [`NEW`], to be replaced.
+const POSTPROCESSING: &str = "postprocessing:\n      - {id: ensure_dtype, kwargs: {dtype: float32}}";
 
 const OLD: &str = r#"
 format_version: 0.4.10
@@ -117,7 +120,17 @@ fn fixed_scaling() {
 fn refusals_name_what_is_wrong() {
     for (from, to, expected) in [
         ("id: scale_range", "id: binarize", "preprocessing binarize"),
-        ("id: scale_mean_variance", "id: sigmoid", "postprocessing sigmoid"),
+        (POSTPROCESSING, "postprocessing:\n      - {id: sigmoid}", "postprocessing sigmoid"),
+        (
+            POSTPROCESSING,
+            "postprocessing:\n      - {id: scale_mean_variance, kwargs: {reference_tensor: raw}}",
+            "postprocessing scale_mean_variance is not supported: mdr only undoes the preprocessing",
+        ),
+        (
+            POSTPROCESSING,
+            "postprocessing:\n      - {id: scale_mean_variance, kwargs: {reference_tensor: raw}}",
+            "remove scale_mean_variance from the description",
+        ),
         ("axes: [channel, y, x], min", "axes: [channel, y], min", "statistics"),
         ("min_percentile: 1.0", "min_percentile: 99.9", "99.9"),
         ("0.5.3", "0.6.0", "0.6.0"),

@@ -138,3 +138,47 @@ fn bad_files_get_one_clear_line() {
         let _ = Model::from_bytes("cut", &good[..end]);
     }
 }
+
+/// Devices and pipes claim to be empty, and would be read without end or waited for.
+#[test]
+#[cfg(target_os = "linux")]
+fn only_regular_files_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    let mut refused = vec!["/dev/zero".into()];
+    for name in ["zero.onnx", "zero.zip", "zero.yaml"] {
+        std::os::unix::fs::symlink("/dev/zero", place(name)).unwrap();
+        refused.push(place(name));
+    }
+    for name in ["pipe.onnx", "pipe.zip"] {
+        assert!(std::process::Command::new("mkfifo").arg(place(name)).status().unwrap().success());
+        refused.push(place(name));
+    }
+    // Weights of a package that is fine otherwise.
+    let package = "format_version: 0.5.3\ntype: model\ninputs: [{id: i, axes: bcyx}]\n\
+                   outputs: [{id: o, axes: bcyx}]\nweights: {onnx: {source: zero.onnx}}\n";
+    std::fs::write(place("rdf.yaml"), package).unwrap();
+    refused.push(place("rdf.yaml"));
+    for path in refused {
+        let error = Model::load(&path).expect_err("a device or pipe");
+        assert!(matches!(error, Error::BadModel { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.ends_with("is a device or pipe; expected a regular file"), "{}: {text}", path.display());
+    }
+    // Through a link, a regular file is one.
+    std::fs::write(place("real"), mean3()).unwrap();
+    std::os::unix::fs::symlink(place("real"), place("link.onnx")).unwrap();
+    assert!(Model::load(&place("link.onnx")).is_ok());
+    std::fs::write(place("large.yaml"), vec![b' '; (1 << 20) + 1]).unwrap();
+    assert!(Model::load(&place("large.yaml")).unwrap_err().to_string().contains("1 MiB"));
+}
+
+#[test]
+fn advice_suits_every_front_end() {
+    for task in Task::ALL {
+        if let Err(error) = Model::builtin(task) {
+            let text = error.to_string();
+            assert!(text.contains(task.as_str()) && text.contains("file") && !text.contains("--"), "{text}");
+        }
+    }
+}

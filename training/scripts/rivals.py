@@ -267,7 +267,7 @@ def main():
     parser.add_argument("--restored", nargs="+", default=[], metavar="NAME=DIR", help="images restored elsewhere")
     parser.add_argument("--mdr", type=pathlib.Path, metavar="PATH", help="the mdr program")
     parser.add_argument("--model", type=pathlib.Path, metavar="FILE", help="instead of mdr's built-in model")
-    parser.add_argument("--scale", choices=("own", "input"), default="own", help="scale of the plain figures")
+    parser.add_argument("--scale", choices=("own", "input"), default="input", help="scale of the plain figures")
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("runs/rivals"), metavar="DIR")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every figure of every image")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
-//! A checkpoint: all of a method's tensors, the step, and the best validation so far, as one safetensors file. There is
-//! no random state to save: batches are a function of the seed and their number. Written under another name first, so
-//! that an interrupted save leaves the previous checkpoint whole.
+//! A checkpoint: all of a method's tensors, the step, the best validation so far, and what the next row of the log has
+//! gathered, as one safetensors file. There is no random state to save: batches are a function of the seed and their
+//! number. Written under another name first, so that an interrupted save leaves the previous checkpoint whole.
 
 use crate::methods::{Method, State};
 use anyhow::{Context, Result};
@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 
 const STEP: &str = "run.step";
 const BEST: &str = "run.best_psnr";
+const LOG: &str = "log.";
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,12 +20,13 @@ pub struct Position {
     pub best_psnr: f64,
 }
 
-/// Writes a checkpoint.
+/// Writes a checkpoint; `log` is what the next row of the log has gathered, which may be nothing.
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub fn save(path: &Path, method: &dyn Method, position: Position) -> Result<()> {
+pub fn save(path: &Path, method: &dyn Method, position: Position, log: State) -> Result<()> {
     let mut state = method.state();
+    state.extend(log.into_iter().map(|(name, tensor)| (format!("{LOG}{name}"), tensor)));
     state.insert(STEP.into(), Tensor::from_slice(&[position.step as i64]));
     state.insert(BEST.into(), Tensor::from_slice(&[position.best_psnr]));
     let tensors: Vec<(String, Tensor)> = state
@@ -36,11 +38,11 @@ pub fn save(path: &Path, method: &dyn Method, position: Position) -> Result<()> 
     std::fs::rename(&partial, path).with_context(|| format!("renaming {}", partial.display()))
 }
 
-/// Reads a checkpoint into the method.
+/// Reads a checkpoint into the method; gives what [`save`] was given besides.
 ///
 /// # Errors
 /// Where the file is missing, damaged, or of another network.
-pub fn load(path: &Path, method: &mut dyn Method) -> Result<Position> {
+pub fn load(path: &Path, method: &mut dyn Method) -> Result<(Position, State)> {
     let context = || format!("checkpoint {}", path.display());
     let state: State = Tensor::read_safetensors(path).with_context(context)?.into_iter().collect();
     method.load(&state).with_context(context)?;
@@ -50,5 +52,6 @@ pub fn load(path: &Path, method: &mut dyn Method) -> Result<Position> {
     };
     let step = scalar(STEP, Kind::Int64)?.int64_value(&[0]);
     let best_psnr = scalar(BEST, Kind::Double)?.double_value(&[0]);
-    Ok(Position { step: step.max(0) as u64, best_psnr })
+    let log = state.into_iter().filter_map(|(name, tensor)| Some((name.strip_prefix(LOG)?.to_owned(), tensor)));
+    Ok((Position { step: step.max(0) as u64, best_psnr }, log.collect()))
 }

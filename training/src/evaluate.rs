@@ -10,14 +10,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-/// Scores of one plane of one pair.
+/// Scores of one plane of one pair. The plain figures are on the scale `input` of `mdr evaluate`: the percentiles of the
+/// degraded image become 0 and 1, in it and in the restored image.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// File name of the degraded image.
     pub name: String,
-    /// The degraded image itself; its plain figures after scaling by its own percentiles.
+    /// The degraded image itself.
     pub input: Scores,
-    /// The restored image; its plain figures after scaling by the percentiles of the degraded image.
+    /// The restored image.
     pub restored: Scores,
 }
 
@@ -47,11 +48,12 @@ pub fn evaluate(model: &Model, data: &Path, options: &RestoreOptions) -> Result<
         let planes = |image: &Image, plane: usize| image.samples[plane * len..][..len].to_vec();
         for plane in 0..shape.planes() {
             let [low, high, restored] = [&low, &high, &restored].map(|image| planes(image, plane));
-            let score = |image: &[f32], scale| {
-                metrics::evaluate(image, &high, sides, scale, SsimWindow::Uniform).with_context(|| name.to_string())
+            let score = |image: &[f32]| {
+                metrics::evaluate(image, &high, sides, Scale::Input(&low), SsimWindow::Uniform)
+                    .with_context(|| name.to_string())
             };
             let name = if plane == 0 { name.to_string() } else { format!("{name} plane {plane}") };
-            let (input, restored) = (score(&low, Scale::Own)?, score(&restored, Scale::Input(&low))?);
+            let (input, restored) = (score(&low)?, score(&restored)?);
             rows.push(Row { name, input, restored });
         }
     }
@@ -65,7 +67,7 @@ pub fn table(rows: &[Row]) -> String {
         subsets.entry(row.name.split('_').next().unwrap_or_default()).or_default().push(row);
     }
     let mut text = String::from(
-        "subset            images |  input: affine PSNR/SSIM   plain PSNR/SSIM |  restored: affine PSNR/SSIM   plain PSNR/SSIM\n",
+        "PSNR/SSIM         images |  input: affine   plain, scale input |  restored: affine   plain, scale input\n",
     );
     let mut line = |name: &str, rows: &[&Row]| {
         let input = Scores::mean(&rows.iter().map(|row| row.input).collect::<Vec<_>>());
@@ -73,7 +75,7 @@ pub fn table(rows: &[Row]) -> String {
         let (Some(i), Some(r)) = (input, restored) else { return };
         let _ = writeln!(
             text,
-            "{name:<17} {:>6} |  {:>16.2}/{:.3} {:>11.2}/{:.3} |  {:>19.2}/{:.3} {:>11.2}/{:.3}",
+            "{name:<17} {:>6} |  {:>7.2}/{:.3} {:>14.2}/{:.3} |  {:>10.2}/{:.3} {:>14.2}/{:.3}",
             rows.len(),
             i.psnr_affine,
             i.ssim_affine,

@@ -7,7 +7,9 @@ use crate::methods::Method;
 use crate::onnx::{Graph, INPUT};
 use crate::parity;
 use crate::train::{RunFolder, write};
+use crate::validate::Count;
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -27,7 +29,7 @@ pub fn export(run: &RunFolder, checkpoint: Option<&Path>, out: Option<&Path>) ->
     // On the CPU: CUDA's convolutions may use TF32, whose rounding the parity check would take for an error.
     let mut method = config.method.build(&config, Device::Cpu);
     checkpoint::load(&path, method.as_mut())?;
-    let scores = std::fs::read_to_string(run.scores()).ok().filter(|_| path == run.best());
+    let scores = if path == run.best() { scores(run, &config)? } else { None };
     let bytes = encode(&config, method.as_ref(), scores.as_deref());
 
     let report = parity::compare(method.as_ref(), &bytes)?;
@@ -43,6 +45,30 @@ pub fn export(run: &RunFolder, checkpoint: Option<&Path>, out: Option<&Path>) ->
     let out = out.map_or_else(|| run.model(), Path::to_owned);
     write(&out, &bytes).with_context(|| format!("writing {}", out.display()))?;
     Ok(out)
+}
+
+/// The figures of the best checkpoint, if there are any. What they were measured on is told anew from config and split,
+/// because runs of earlier versions called simulated windows images.
+fn scores(run: &RunFolder, config: &Config) -> Result<Option<String>> {
+    let Ok(text) = std::fs::read_to_string(run.scores()) else { return Ok(None) };
+    let context = || run.scores().display().to_string();
+    let mut figures: serde_json::Map<String, Value> = serde_json::from_str(&text).with_context(context)?;
+    let number = |key: &str| Some(figures.get(key)?.as_u64()? as usize);
+    let images = number("images").with_context(|| format!("{} lacks images", context()))?;
+    let count = match (number("pairs"), number("simulated_windows")) {
+        (Some(pairs), Some(simulated_windows)) => Count { pairs, simulated_windows },
+        // Of an earlier version. Windows without contrast, which were left out, are not told from pairs that were; both
+        // are rare.
+        _ => {
+            let simulate = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0);
+            let windows = simulate.map_or(0, |simulate| simulate.validation_windows.min(images));
+            Count { pairs: images - windows, simulated_windows: windows }
+        }
+    };
+    figures.insert("data".into(), count.describe(config, &run.entries()?).into());
+    figures.insert("pairs".into(), count.pairs.into());
+    figures.insert("simulated_windows".into(), count.simulated_windows.into());
+    Ok(Some(Value::Object(figures).to_string()))
 }
 
 /// The .onnx file of a method's generator. `scores`: JSON for `mdr.metrics`.

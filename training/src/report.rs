@@ -49,9 +49,11 @@ fn figures(html: &mut String, run: &RunFolder) -> Result<()> {
     if let Some(best) = json(run.scores()) {
         let _ = write!(
             html,
-            "<h2>Best validation: step {}, {} planes</h2><table><tr><th><th>PSNR affine, dB<th>SSIM affine<th>PSNR, dB\
+            "<h2>Best validation: step {}, {} planes</h2><p>{}</p><table><tr><th><th>PSNR affine, dB<th>SSIM affine<th>PSNR, dB\
              <th>SSIM</tr>",
-            best["step"], best["images"]
+            best["step"],
+            best["images"],
+            escaped(best["data"].as_str().unwrap_or_default())
         );
         for row in ["input", "restored"] {
             let cell = |name: &str, digits| match best[row][name].as_f64() {

@@ -3,7 +3,7 @@
 
 use crate::checkpoint::{self, Position};
 use crate::config::{Config, Split};
-use crate::methods::{Losses, Method};
+use crate::methods::{Losses, Method, State};
 use crate::pairs::{self, Entry};
 use crate::patches::{Loader, Sampler};
 use crate::tensorboard::Events;
@@ -62,6 +62,15 @@ impl RunFolder {
     pub fn best(&self) -> PathBuf {
         self.checkpoints().join("best.safetensors")
     }
+
+    /// What split.json lists.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let text = std::fs::read_to_string(self.split()).with_context(|| self.split().display().to_string())?;
+        serde_json::from_str(&text).with_context(|| self.split().display().to_string())
+    }
 }
 
 /// How a run ended.
@@ -98,7 +107,7 @@ pub fn start(
     write(&run.split(), serde_json::to_string_pretty(&entries)?.as_bytes())?;
     let method = config.method.build(config, device);
     let position = Position { step: 0, best_psnr: f64::NEG_INFINITY };
-    go_on(config, data, run, &entries, method, position, device, stop)
+    go_on(config, data, run, &entries, method, position, Sums::default(), device, stop)
 }
 
 /// Continues a run from its last checkpoint, to the same result as if it had never stopped. `stop` is asked after
@@ -110,13 +119,12 @@ pub fn start(
 pub fn resume(data: &Path, run: &RunFolder, device: Device, stop: &dyn Fn(u64) -> bool) -> Result<Outcome> {
     let config = Config::load(&run.config(), &[])?;
     let entries = pairs::find(&config, data)?;
-    let text = std::fs::read_to_string(run.split()).with_context(|| run.split().display().to_string())?;
-    let recorded: Vec<Entry> = serde_json::from_str(&text).with_context(|| run.split().display().to_string())?;
+    let recorded = run.entries()?;
     let same = entries.len() == recorded.len() && entries.iter().zip(&recorded).all(|(a, b)| a.same_images(b));
     ensure!(same, "the images below {} are not those that {} lists", data.display(), run.split().display());
     let mut method = config.method.build(&config, device);
-    let position = checkpoint::load(&run.last(), method.as_mut())?;
-    go_on(&config, data, run, &entries, method, position, device, stop)
+    let (position, log) = checkpoint::load(&run.last(), method.as_mut())?;
+    go_on(&config, data, run, &entries, method, position, Sums::resumed(log), device, stop)
 }
 
 #[allow(clippy::too_many_arguments, reason = "the two callers above are its only ones")]
@@ -127,6 +135,7 @@ fn go_on(
     entries: &[Entry],
     mut method: Box<dyn Method>,
     mut position: Position,
+    mut sums: Sums,
     device: Device,
     stop: &dyn Fn(u64) -> bool,
 ) -> Result<Outcome> {
@@ -146,7 +155,6 @@ fn go_on(
     }
     let mut loader = Loader::start(Arc::new(Sampler::new(config, images)?), position.step);
     let mut log = Log::open(&run.log(), position.step)?;
-    let mut sums = Sums::default();
 
     while position.step < settings.steps {
         let batch = loader.take()?.to_batch(device);
@@ -161,7 +169,9 @@ fn go_on(
             progress.advance(position.step, None);
             continue;
         }
-        let losses = sums.take();
+        // A stop leaves no row of its own: the sums go on in the checkpoint.
+        let row = validate || logged;
+        let losses = if row { sums.take() } else { sums.means() };
         if let Some((name, value)) = losses.iter().find(|(_, value)| !value.is_finite()) {
             bail!(not_finite(name, *value, position.step, run));
         }
@@ -186,8 +196,10 @@ fn go_on(
                 if best {
                     position.best_psnr = scores.psnr_affine;
                     let figures = serde_json::json!({
-                        "data": "validation",
+                        "data": validation.count().describe(config, entries),
                         "images": validation.pairs().len(),
+                        "pairs": validation.count().pairs,
+                        "simulated_windows": validation.count().simulated_windows,
                         "step": position.step,
                         "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM \
                                      window; affine: after fitting gain and offset",
@@ -195,13 +207,16 @@ fn go_on(
                         "restored": scores,
                     });
                     write(&run.scores(), figures.to_string().as_bytes())?;
-                    checkpoint::save(&run.best(), method.as_ref(), position)?;
+                    checkpoint::save(&run.best(), method.as_ref(), position, sums.state())?;
                 }
             }
         }
-        log.write(position.step, learning_rate, progress.images_per_second(settings.batch), scores.as_ref(), &losses)?;
+        if row {
+            let rate = progress.images_per_second(settings.batch);
+            log.write(position.step, learning_rate, rate, scores.as_ref(), &losses)?;
+        }
         if validate || stopped {
-            checkpoint::save(&run.last(), method.as_ref(), position)?;
+            checkpoint::save(&run.last(), method.as_ref(), position, sums.state())?;
         }
         if stopped && position.step < settings.steps {
             progress.say(&format!("stopped and saved at step {}", position.step));
@@ -245,13 +260,36 @@ fn check_weights(method: &dyn Method, step: u64, run: &RunFolder) -> Result<()> 
 struct Sums {
     sums: Losses,
     count: u64,
+    /// Sums out of a checkpoint, to begin with: only the method knows the order of its losses.
+    earlier: State,
 }
 
 impl Sums {
+    const COUNT: &str = "count";
+
+    /// What [`Sums::state`] gave.
+    fn resumed(mut earlier: State) -> Self {
+        let count = earlier.remove(Self::COUNT).map_or(0, |count| count.int64_value(&[]).max(0) as u64);
+        Self { sums: Losses::new(), count, earlier }
+    }
+
+    /// For a checkpoint; nothing where nothing was added since the last row.
+    fn state(&self) -> State {
+        if self.count == 0 {
+            return State::new();
+        }
+        let sums = self.sums.iter().map(|(name, sum)| (format!("sum.{name}"), sum.shallow_clone()));
+        sums.chain([(Self::COUNT.to_owned(), Tensor::from(self.count as i64))]).collect()
+    }
+
     fn add(&mut self, losses: Losses) {
         self.count += 1;
         if self.sums.is_empty() {
-            self.sums = losses;
+            let with_earlier = |(name, loss): (&'static str, Tensor)| {
+                let earlier = self.earlier.remove(&format!("sum.{name}"));
+                (name, earlier.map_or(loss.shallow_clone(), |sum| sum.to_device(loss.device()) + loss))
+            };
+            self.sums = losses.into_iter().map(with_earlier).collect();
             return;
         }
         for ((_, sum), (_, loss)) in self.sums.iter_mut().zip(losses) {
@@ -259,10 +297,16 @@ impl Sums {
         }
     }
 
+    fn means(&self) -> Vec<(&'static str, f64)> {
+        let mean = |sum: &Tensor| sum.to_kind(Kind::Double).double_value(&[]) / self.count.max(1) as f64;
+        self.sums.iter().map(|(name, sum)| (*name, mean(sum))).collect()
+    }
+
+    /// The means; the next row begins.
     fn take(&mut self) -> Vec<(&'static str, f64)> {
-        let count = std::mem::take(&mut self.count).max(1) as f64;
-        let value = |tensor: Tensor| tensor.to_kind(Kind::Double).double_value(&[]) / count;
-        std::mem::take(&mut self.sums).into_iter().map(|(name, sum)| (name, value(sum))).collect()
+        let means = self.means();
+        *self = Self::default();
+        means
     }
 }
 

@@ -1,14 +1,16 @@
 //! Validation: whole planes through the network in f32, scored under the protocol of `mdr evaluate`. The same planes at
 //! every step, so that figures and pictures are comparable; they never reach training.
 
-use crate::config::Config;
+use crate::config::{Config, Split};
 use crate::degrade;
 use crate::methods::Method;
-use crate::pairs::{Images, Pair, Plane};
+use crate::pairs::{Entry, Images, Pair, Plane};
 use anyhow::{Context, Result};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
+use mdr::montage::{Panel, montage};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
+use serde::Serialize;
 use std::path::Path;
 use tch::{Device, Tensor};
 
@@ -22,6 +24,58 @@ const PICTURE_SIDE: usize = 256;
 #[derive(Debug)]
 pub struct Validation {
     pairs: Vec<Pair>,
+    count: Count,
+}
+
+/// How many planes were validated on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Planes of real pairs.
+    pub pairs: usize,
+    /// Windows of clean images or phantoms with simulated noise.
+    pub simulated_windows: usize,
+}
+
+impl Count {
+    /// In words, with the folders that the validation images lie in; `entries` are those of the run.
+    pub fn describe(self, config: &Config, entries: &[Entry]) -> String {
+        let folders = |paired: bool| {
+            let mut names: Vec<String> = Vec::new();
+            for entry in entries.iter().filter(|e| e.split == Split::Val && e.degraded.is_some() == paired) {
+                // FOLDER/clean/NAME.tif or FOLDER/high/NAME.tif.
+                let role = entry.reference.parent().unwrap_or(Path::new(""));
+                let folder = role.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(role);
+                let name = folder.display().to_string();
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            names
+        };
+        let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+        let mut parts = Vec::new();
+        if self.pairs > 0 {
+            parts.push(format!("{} of {}", count(self.pairs, "real pair"), listed(&folders(true))));
+        }
+        if self.simulated_windows > 0 {
+            let phantoms = config.simulate.as_ref().map_or(0.0, |simulate| simulate.phantoms);
+            let mut sources = if phantoms < 1.0 { folders(false) } else { Vec::new() };
+            if phantoms > 0.0 || sources.is_empty() {
+                sources.push("phantoms".into());
+            }
+            parts.push(format!("{} of {}, simulated noise", count(self.simulated_windows, "window"), listed(&sources)));
+        }
+        let parts = if parts.is_empty() { "nothing".to_owned() } else { parts.join("; ") };
+        format!("validation: {parts}")
+    }
+}
+
+/// "a, b and c".
+fn listed(names: &[String]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        names => names.concat(),
+    }
 }
 
 impl Validation {
@@ -38,6 +92,7 @@ impl Validation {
             let (input, target) = (pair.input.crop(corner, sides), pair.target.crop(corner, sides));
             pairs.push(Pair { input, target, ..pair });
         }
+        let real = pairs.len();
         if let Some(simulate) = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0) {
             for number in 0..simulate.validation_windows {
                 let clean = images.clean.get(number % images.clean.len().max(1));
@@ -49,16 +104,23 @@ impl Validation {
             }
         }
         let mut kept = Vec::new();
-        for pair in pairs {
+        let mut count = Count { pairs: 0, simulated_windows: 0 };
+        for (number, pair) in pairs.into_iter().enumerate() {
             let percentile = |q| metrics::percentile(&pair.target.samples, q);
             if percentile(99.9)? > percentile(0.1)? {
+                *(if number < real { &mut count.pairs } else { &mut count.simulated_windows }) += 1;
                 kept.push(pair);
             }
         }
-        Ok(Self { pairs: kept })
+        Ok(Self { pairs: kept, count })
     }
 
-    /// The planes.
+    /// How many planes of which kind.
+    pub fn count(&self) -> Count {
+        self.count
+    }
+
+    /// The planes: real pairs, then simulated windows.
     pub fn pairs(&self) -> &[Pair] {
         &self.pairs
     }
@@ -85,10 +147,11 @@ impl Validation {
         self.pairs.iter().map(|pair| score(&pair.input, pair).with_context(|| pair.name.clone())).collect()
     }
 
-    /// Writes a sheet of pictures, each row degraded | restored | reference, each scaled by its own percentiles.
+    /// Writes a sheet of pictures, each row degraded | restored | reference, each scaled by its own percentiles; none
+    /// where there are no planes.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Where a sample is not finite, or the file cannot be written.
     pub fn write_pictures(&self, path: &Path, restored: &[Plane]) -> Result<()> {
         let rows: Vec<[Plane; 3]> = (self.pairs.iter().zip(restored).take(PICTURES))
             .map(|(pair, restored)| {
@@ -97,26 +160,16 @@ impl Validation {
                 [&pair.input, restored, &pair.target].map(|plane| plane.crop(corner, sides))
             })
             .collect();
-        let height: usize = rows.iter().map(|row| row[0].y).sum();
-        let width = rows.iter().map(|row| 3 * row[0].x).max().unwrap_or(0);
-        if height == 0 {
+        if rows.is_empty() {
             return Ok(());
         }
-        let mut sheet = vec![0u8; height * width];
-        let mut top = 0;
-        for row in &rows {
-            for (column, plane) in row.iter().enumerate() {
-                for (line, grey) in grey(plane)?.chunks_exact(plane.x).enumerate() {
-                    sheet[(top + line) * width + column * plane.x..][..plane.x].copy_from_slice(grey);
-                }
-            }
-            top += row[0].y;
-        }
-        let mut bytes = Vec::new();
-        let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
-        encoder.set_color(png::ColorType::Grayscale);
-        encoder.write_header()?.write_image_data(&sheet)?;
-        std::fs::write(path, bytes).with_context(|| path.display().to_string())
+        let panels = rows.iter().enumerate().map(|(number, row)| {
+            // One caption a column is enough.
+            let captions = if number == 0 { ["degraded", "restored", "reference"] } else { [""; 3] };
+            row.iter().zip(captions).map(|(plane, caption)| panel(plane, caption)).collect()
+        });
+        let panels: Vec<Vec<Panel>> = panels.collect::<Result<_>>()?;
+        Ok(montage(&panels.iter().map(Vec::as_slice).collect::<Vec<_>>(), path)?)
     }
 }
 
@@ -136,21 +189,47 @@ pub fn restore(method: &dyn Method, plane: &Plane, device: Device) -> Plane {
     Plane { y: plane.y, x: plane.x, samples }
 }
 
-/// The target is the reference up to gain and offset, which the protocol takes out.
+/// The target is the reference up to gain and offset, which the protocol takes out; restored and target are on one
+/// scale.
 fn score(restored: &Plane, pair: &Pair) -> Result<Scores> {
-    let reference = &pair.target;
-    let (low, high) = (metrics::percentile(&reference.samples, 0.1)?, metrics::percentile(&reference.samples, 99.9)?);
-    // Restored and target are on one scale, so the target's percentiles bring the restored plane to 0..1.
-    let scaled: Vec<f32> =
-        restored.samples.iter().map(|&sample| ((f64::from(sample) - low) / (high - low)) as f32).collect();
-    let sides = (reference.y, reference.x);
-    Ok(metrics::evaluate(&scaled, &reference.samples, sides, Scale::AsIs, SsimWindow::Uniform)?)
+    let (target, sides) = (&pair.target.samples, (pair.target.y, pair.target.x));
+    Ok(metrics::evaluate(&restored.samples, target, sides, Scale::Reference, SsimWindow::Uniform)?)
 }
 
-/// 8-bit grey between the 0.1 and 99.9 percentile.
-fn grey(plane: &Plane) -> Result<Vec<u8>> {
-    let (low, high) = (metrics::percentile(&plane.samples, 0.1)?, metrics::percentile(&plane.samples, 99.9)?);
-    let range = if high > low { high - low } else { 1.0 };
-    let grey = |&sample: &f32| ((f64::from(sample) - low) / range * 255.0).round().clamp(0.0, 255.0) as u8;
-    Ok(plane.samples.iter().map(grey).collect())
+/// Shown between its own 0.1 and 99.9 percentile.
+fn panel<'a>(plane: &'a Plane, caption: &str) -> Result<Panel<'a>> {
+    let percentile = |q| metrics::percentile(&plane.samples, q).map(|value| value as f32);
+    let display = (percentile(0.1)?, percentile(99.9)?);
+    Ok(Panel { samples: &plane.samples, shape: (plane.y, plane.x), display, caption: caption.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_names_what_was_simulated() {
+        let config = |phantoms: f64| {
+            let change = format!("simulate.phantoms={phantoms:?}");
+            Config::parse(include_str!("../configs/smoke.toml"), &[change]).unwrap()
+        };
+        let entries: Vec<Entry> = serde_json::from_str(
+            r#"[{"reference":"clean/ssi/clean/a.tif","split":"train"},
+                {"reference":"clean/hela/clean/a.tif","split":"val"},
+                {"reference":"clean/hela/clean/b.tif","split":"val"},
+                {"reference":"clean/ht29/clean/a.tif","split":"val"},
+                {"reference":"denoise/val/high/a.tif","degraded":"denoise/val/low/a.tif","split":"val"}]"#,
+        )
+        .unwrap();
+        for (pairs, simulated_windows, phantoms, expected) in [
+            (0, 32, 0.25, "32 windows of clean/hela, clean/ht29 and phantoms, simulated noise"),
+            (0, 32, 0.0, "32 windows of clean/hela and clean/ht29, simulated noise"),
+            (0, 1, 1.0, "1 window of phantoms, simulated noise"),
+            (4, 0, 0.5, "4 real pairs of denoise/val"),
+            (1, 2, 1.0, "1 real pair of denoise/val; 2 windows of phantoms, simulated noise"),
+        ] {
+            let found = Count { pairs, simulated_windows }.describe(&config(phantoms), &entries);
+            assert_eq!(found, format!("validation: {expected}"));
+        }
+    }
 }

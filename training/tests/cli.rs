@@ -44,16 +44,36 @@ fn a_run_from_images_to_figures() {
 
     let output = mdr_train(&["evaluate"], &[("--model", &run.join("model.onnx")), ("--data", &data)]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(
-        text(&output.stdout).lines().last().unwrap().starts_with("all                    3"),
-        "{}",
-        text(&output.stdout)
+    let table = text(&output.stdout);
+    assert_eq!(table.lines().next().unwrap().matches("plain, scale input").count(), 2, "{table}");
+    assert!(table.lines().last().unwrap().starts_with("all                    3"), "{table}");
+    let bars = |line: &str| line.match_indices('|').map(|(place, _)| place).collect::<Vec<_>>();
+    assert!(table.lines().all(|line| bars(line) == bars(table.lines().next().unwrap())), "{table}");
+
+    // 3 pairs, 1 of them for validation; the smoke config simulates phantoms only.
+    let facts = mdr::Model::load(&run.join("model.onnx")).unwrap().facts().clone();
+    let metrics = facts.metrics.unwrap();
+    assert_eq!(metrics["data"], "validation: 1 real pair of denoise; 2 windows of phantoms, simulated noise");
+    assert_eq!(
+        (&metrics["images"], &metrics["pairs"], &metrics["simulated_windows"]),
+        (&3.into(), &1.into(), &2.into())
     );
 
     let copy = folder.path().join("copy.onnx");
     let output = mdr_train(&["export", &run.display().to_string()], &[("--out", &copy)]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(std::fs::read(copy).unwrap(), std::fs::read(run.join("model.onnx")).unwrap());
+    assert!(std::fs::read(&copy).unwrap() == std::fs::read(run.join("model.onnx")).unwrap());
+
+    // As earlier versions wrote it, who called simulated windows images: told anew from config and split.
+    let scores = run.join("checkpoints/best.json");
+    let stored = std::fs::read_to_string(&scores).unwrap();
+    let mut old: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&stored).unwrap();
+    old.insert("data".into(), "validation".into());
+    assert!(old.remove("pairs").is_some() && old.remove("simulated_windows").is_some());
+    std::fs::write(&scores, serde_json::to_string(&old).unwrap()).unwrap();
+    let output = mdr_train(&["export", &run.display().to_string()], &[("--out", &copy)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(mdr::Model::load(&copy).unwrap().facts().metrics, Some(metrics));
 }
 
 #[test]

@@ -64,23 +64,32 @@ fn a_resumed_run_ends_as_if_it_had_never_stopped() {
         ]);
         let folder = tempfile::tempdir().unwrap();
         let run = |name: &str| RunFolder::new(&folder.path().join(name));
-        let (whole, halves) = (run("whole"), run("halves"));
-        let start = |run, stop: &dyn Fn(u64) -> bool| train::start(&config, data.path(), run, Device::Cpu, stop);
+        let whole = run("whole");
+        let start =
+            |run: &RunFolder, stop: &dyn Fn(u64) -> bool| train::start(&config, data.path(), run, Device::Cpu, stop);
         assert!(start(&whole, &|_| false).unwrap().finished);
-        assert!(!start(&halves, &|step| step == 10).unwrap().finished);
-        let resumed = train::resume(data.path(), &halves, Device::Cpu, &|_| false).unwrap();
-        assert!(resumed.finished);
-        assert_eq!(resumed.position.step, 20);
-        assert_same(&whole.last(), &halves.last());
-        assert_same(&whole.best(), &halves.best());
-        assert_eq!(log(&whole), log(&halves));
         assert_eq!(log(&whole).len(), 5);
+        // At a validation; between two rows of the log; twice before the first row, then after a validation.
+        for stops in [&[10][..], &[7], &[3, 4, 13]] {
+            let parts = run(&format!("stopped at {stops:?}"));
+            let stop = |step| stops.contains(&step);
+            assert!(!start(&parts, &stop).unwrap().finished);
+            for _ in 1..stops.len() {
+                assert!(!train::resume(data.path(), &parts, Device::Cpu, &stop).unwrap().finished);
+            }
+            let resumed = train::resume(data.path(), &parts, Device::Cpu, &|_| false).unwrap();
+            assert!(resumed.finished);
+            assert_eq!(resumed.position.step, 20);
+            assert_same(&whole.last(), &parts.last());
+            assert_same(&whole.best(), &parts.best());
+            assert_eq!(log(&whole), log(&parts));
+        }
 
         // A run folder is not overwritten, and other images are noticed.
         let error = start(&whole, &|_| false).unwrap_err().to_string();
         assert!(error.contains("--resume"), "{error}");
         common::write_data(data.path().join("other").as_path(), 3);
-        let error = train::resume(&data.path().join("other"), &halves, Device::Cpu, &|_| false).unwrap_err();
+        let error = train::resume(&data.path().join("other"), &whole, Device::Cpu, &|_| false).unwrap_err();
         assert!(error.to_string().contains("are not those that"), "{error}");
         std::fs::remove_dir_all(data.path().join("other")).unwrap();
     }
@@ -111,9 +120,9 @@ fn a_checkpoint_of_another_network_is_refused() {
     let path = folder.path().join("a.safetensors");
     let small = common::smoke(&[]);
     let position = checkpoint::Position { step: 3, best_psnr: 21.5 };
-    checkpoint::save(&path, small.method.build(&small, Device::Cpu).as_ref(), position).unwrap();
+    checkpoint::save(&path, small.method.build(&small, Device::Cpu).as_ref(), position, State::new()).unwrap();
     let mut same = small.method.build(&small, Device::Cpu);
-    assert_eq!(checkpoint::load(&path, same.as_mut()).unwrap(), position);
+    assert_eq!(checkpoint::load(&path, same.as_mut()).unwrap().0, position);
     let large = common::smoke(&["net.features=8"]);
     let error = checkpoint::load(&path, large.method.build(&large, Device::Cpu).as_mut()).unwrap_err();
     assert!(format!("{error:#}").contains("the config asks for"), "{error:#}");
