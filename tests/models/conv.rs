@@ -57,7 +57,8 @@ fn u_nets() {
 #[test]
 fn every_kind_of_convolution() {
     let ints = |values: &[i64]| Attribute::Ints(values.to_vec());
-    let kinds: [(&str, usize, Vec<(&str, Attribute)>); 8] = [
+    type Attributes = Vec<(&'static str, Attribute)>;
+    let kinds: [(&str, usize, Attributes); 8] = [
         ("1x1", 1, vec![]),
         ("padded 1x1, then unpadded", 1, vec![("pads", ints(&[0, 2, 2, 0]))]),
         ("5x5", 5, vec![("pads", ints(&[2, 2, 2, 2]))]),
@@ -77,6 +78,17 @@ fn every_kind_of_convolution() {
             _ => x,
         };
         assert_as_tract(what, &net.finish(&x), &noise(3, 5 * 32 * 46), [32, 46]);
+    }
+    // Windows of 2 by 2 that are pooled by mdr, beside others.
+    let pools: [(&str, Attributes); 3] =
+        [("halved", vec![]), ("padded pool", vec![("pads", ints(&[1, 1, 1, 1]))]), ("average", vec![])];
+    for (what, mut with) in pools {
+        with.extend([("kernel_shape", ints(&[2, 2])), ("strides", ints(&[2, 2]))]);
+        let mut net = Net::new(2, 3);
+        let x = net.op(if what == "average" { "AveragePool" } else { "MaxPool" }, &["image"], &with);
+        let x = if what == "padded pool" { net.conv_with(&x, 3, 3, 2, &[]) } else { x };
+        let x = net.upsample(&x, 2.0);
+        assert_as_tract(what, &net.finish(&x), &noise(5, 3 * 20 * 34), [20, 34]);
     }
     // A rectifier that is not the only one to use the convolution.
     let mut net = Net::new(2, 2);

@@ -1,6 +1,7 @@
 //! A faster convolution in place of tract's: rules over the decluttered graph put one own operator where a
 //! convolution, with its bias and a rectifier after it, is of a kind that `direct` does: float32, two spatial axes,
 //! constant weights, one group, stride and dilation 1. All others are left to tract.
+//! `pool` does the same for what stands between a U-Net's levels.
 #![allow(unsafe_code)] // vector instructions, and results that are allocated without being filled first
 
 use direct::{Direct, Geometry, MAX_KERNEL};
@@ -9,11 +10,12 @@ use std::sync::Arc;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cnn::conv::KernelFormat;
-use tract_onnx::tract_core::ops::cnn::{Conv, PaddingSpec};
+use tract_onnx::tract_core::ops::cnn::{Conv, MaxPool, PaddingSpec};
 use tract_onnx::tract_core::ops::math::Max;
 use tract_onnx::tract_core::ops::nn::DataFormat;
 
 mod direct;
+mod pool;
 mod simd;
 
 /// Puts the own operator in place of convolutions of one tap, which decluttering would make into matrix products.
@@ -26,10 +28,11 @@ pub(super) fn replace_pointwise(model: &mut TypedModel) -> TractResult<()> {
         .rewrite(&(), model)
 }
 
-/// Puts the own operator in, on a decluttered model: there, what follows a convolution may be part of it already.
+/// Puts the own operators in, on a decluttered model: there, what follows a convolution may be part of it already.
 pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::default()
         .with_rule_for::<Conv>("own convolution", |(), model, node, _, conv| own_convolution(model, node, conv))
+        .with_rule_for::<MaxPool>("own pooling", |(), model, node, _, op| pool::own_pool(model, node, op))
         .with_rule_for::<TypedBinOp>("rectified convolution", |(), model, node, _, op| rectified(model, node, op))
         .rewrite(&(), model)
 }
@@ -223,7 +226,7 @@ mod tests {
         println!("{found:?}");
         let convolutions = network.operators()["Conv"];
         assert_eq!(found.get("Convolution"), Some(&convolutions), "{found:?}");
-        let others = ["Source", "Convolution", "MaxPool", "Concat", "Upsample", "Add", "Const"];
+        let others = ["Source", "Convolution", "Halve", "Concat", "Upsample", "Add", "Const"];
         let known = |name: &String| others.iter().any(|other| name.contains(other));
         assert!(found.keys().all(known), "{found:?}");
     }

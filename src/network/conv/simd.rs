@@ -177,6 +177,7 @@ unsafe fn channels<V: Vector, const M: usize>(work: &Row, weights: *const f32, b
 ///
 /// # Safety
 /// As for [`channels`]; N vectors from `x` end at most at `columns` rounded up to a multiple of a vector's length.
+#[expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
 #[inline(always)]
 unsafe fn tile<V: Vector, const M: usize, const N: usize>(
     work: &Row,
@@ -295,7 +296,7 @@ impl Vector for Portable {
 #[derive(Clone, Copy)]
 struct Avx2(__m256);
 
-// SAFETY of all its functions: the caller has AVX2 and FMA, and valid pointers.
+// The reason of all its functions: the caller has AVX2 and FMA, and valid pointers.
 #[cfg(target_arch = "x86_64")]
 impl Vector for Avx2 {
     const LANES: usize = 8;
@@ -337,7 +338,7 @@ impl Vector for Avx2 {
 #[derive(Clone, Copy)]
 struct Avx512(__m512);
 
-// SAFETY of all its functions: the caller has AVX-512F, and valid pointers.
+// The reason of all its functions: the caller has AVX-512F, and valid pointers.
 #[cfg(target_arch = "x86_64")]
 impl Vector for Avx512 {
     const LANES: usize = 16;
