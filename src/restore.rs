@@ -30,23 +30,32 @@ use std::sync::{Arc, Mutex, mpsc};
 pub struct RestoreOptions {
     /// Side in pixels of the tiles that the network sees, raised to twice what neighbours share; chosen for speed
     /// within the memory limit where `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tile: Option<usize>,
     /// Pixels that neighbouring tiles share, raised to what the network's field needs; what goes beyond that is
     /// blended. `None`: just what is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub overlap: Option<usize>,
     /// Threads that run the network; `None`: as many as there are processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
     /// Bound on the working memory in MB (2^20 bytes); `None`: 2048.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit_mb: Option<u64>,
     /// Channel to restore, from 0; `None`: all, each on its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<usize>,
     /// Pixel size in µm that replaces the image's.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pixel_size_um: Option<f64>,
     /// Z step in µm that replaces the image's.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub z_step_um: Option<f64>,
     /// Replaces the model's normalisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub normalization: Option<Normalization>,
     /// Replaces the model's task, for models that do not name theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
 }
 

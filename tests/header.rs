@@ -132,3 +132,12 @@ fn two_generators_agree() {
         compile("cc", "-std=c11", &path);
     }
 }
+
+/// A function that returned a status without `guard` would let a panic abort the host program.
+#[test]
+fn every_function_that_can_fail_is_guarded() {
+    let source = fs::read_to_string(repository("src/ffi/mod.rs")).expect("the source of the interface");
+    let functions = source.matches("-> MdrStatus {\n").count();
+    assert_eq!(functions, header().matches("MdrStatus_t\nmdr_").count(), "functions of the source and of the header");
+    assert_eq!(functions, source.matches("-> MdrStatus {\n    guard(|| {\n").count(), "guarded functions");
+}
