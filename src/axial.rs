@@ -2,6 +2,8 @@
 //! interpolation, a 2-D network restores every XZ slice and every YZ slice, and the two results are averaged, as CARE
 //! does (Weigert et al. 2018). One time point at a time is held in memory.
 
+use ndarray::{ArrayViewMut, Axis, s};
+
 use crate::restore::{self, OnProgress, Progress};
 use crate::{
     Error, Image, ImageInfo, Model, PixelType, PlaneIndex, PlaneSink, PlaneSource, RestoreOptions, Result, Shape,
@@ -57,8 +59,8 @@ pub(crate) fn restore_stack(
         return Err(Error::InvalidOption("task axial needs a 2-D model, which restores XZ and YZ slices".into()));
     }
     let input = source.info().clone();
-    let step = (input.shape.z - 1) as f64 / (output.shape.z - 1) as f64;
-    let step = output.pixel_size_um.zip(options.z_step_um.or(input.z_step_um)).map_or(step, |(pixel, z)| pixel / z);
+    let sizes = output.pixel_size_um.zip(options.z_step_um.or(input.z_step_um));
+    let step = sizes.map(|(pixel, step)| pixel / step).expect("`resample_info` has asked for both");
     let volume = Shape { t: 1, ..output.shape };
     let limit = options.memory_limit_mb.unwrap_or(restore::DEFAULT_MEMORY_LIMIT_MB);
     let needed = (volume.len() as u64).saturating_mul(3 * 4) >> 20;
@@ -161,12 +163,11 @@ impl<'a> Slices<'a> {
         let (slices, columns) = if across == 'Y' { (volume.y, volume.x) } else { (volume.x, volume.y) };
         Shape { z: slices, y: volume.z, x: columns, ..volume }
     }
+}
 
-    /// Position in the stack of row `z`, column `column` of a slice.
-    fn position(volume: Shape, across: char, index: PlaneIndex, z: usize, column: usize) -> usize {
-        let (y, x) = if across == 'Y' { (index.z, column) } else { (column, index.z) };
-        ((index.c * volume.z + z) * volume.y + y) * volume.x + x
-    }
+/// The axis that is cut across, of an array with the axes Z, Y, X.
+fn axis(across: char) -> Axis {
+    Axis(if across == 'Y' { 1 } else { 2 })
 }
 
 impl PlaneSource for Slices<'_> {
@@ -175,10 +176,10 @@ impl PlaneSource for Slices<'_> {
     }
 
     fn read_plane(&mut self, index: PlaneIndex, samples: &mut [f32]) -> Result<()> {
-        let columns = self.info.shape.x;
-        for (i, sample) in samples.iter_mut().enumerate() {
-            let at = Self::position(self.stack.info.shape, self.across, index, i / columns, i % columns);
-            *sample = self.stack.samples[at];
+        let stack = self.stack.view();
+        let slice = stack.slice(s![0, index.c, .., .., ..]);
+        for (sample, value) in samples.iter_mut().zip(slice.index_axis(axis(self.across), index.z)) {
+            *sample = *value;
         }
         Ok(())
     }
@@ -193,9 +194,11 @@ struct Average<'a> {
 
 impl PlaneSink for Average<'_> {
     fn write_plane(&mut self, index: PlaneIndex, samples: &[f32]) -> Result<()> {
-        let columns = Slices::shape(self.volume, self.across).x;
-        for (i, sample) in samples.iter().enumerate() {
-            self.stack[Slices::position(self.volume, self.across, index, i / columns, i % columns)] += 0.5 * sample;
+        let Shape { c, z, y, x, .. } = self.volume;
+        let mut stack = ArrayViewMut::from_shape((c, z, y, x), &mut *self.stack).expect("a sample for each position");
+        let mut channel = stack.index_axis_mut(Axis(0), index.c);
+        for (sum, sample) in channel.index_axis_mut(axis(self.across), index.z).iter_mut().zip(samples) {
+            *sum += 0.5 * sample;
         }
         Ok(())
     }

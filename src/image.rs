@@ -343,6 +343,12 @@ impl Image {
         Borrowed(self)
     }
 
+    /// The samples as an array with the axes T, C, Z, Y, X.
+    pub fn view(&self) -> ndarray::ArrayView5<'_, f32> {
+        let Shape { t, c, z, y, x } = self.info.shape;
+        ndarray::ArrayView::from_shape((t, c, z, y, x), &self.samples).expect("an image has the samples of its shape")
+    }
+
     /// Samples of one plane.
     pub fn plane(&self, index: PlaneIndex) -> &[f32] {
         &self.samples[self.range(index)]
