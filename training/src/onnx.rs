@@ -23,8 +23,13 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// Stride 1, zero padding that keeps the sides; `weight` is O, I, K, K with K odd.
+    pub fn conv(&mut self, name: &str, input: &str, weight: &Tensor, bias: &Tensor) -> String {
+        self.strided_conv(name, input, weight, bias, 1, weight.size()[2] / 2)
+    }
+
     /// Zero padding on all sides; `weight` is O, I, K, K.
-    pub fn conv(
+    pub fn strided_conv(
         &mut self,
         name: &str,
         input: &str,

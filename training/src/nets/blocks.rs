@@ -15,30 +15,57 @@ const LEAK: f64 = 0.2;
 /// PyTorch's, which is added to the variance.
 const NORM_EPSILON: f64 = 1e-5;
 
-/// A convolution, zero-padded.
+/// A convolution with zero padding that keeps the sides ("same"), stride 1.
 #[derive(Debug)]
 pub struct Conv {
     weight: Tensor,
     bias: Tensor,
-    stride: i64,
-    padding: i64,
+    kernel: usize,
 }
 
 impl Conv {
-    /// Stride 1 and a padding that keeps the sides ("same"). Weights as Keras' `glorot_uniform`, which CSBDeep uses, bias
-    /// 0. Drawn by `rng` and not by torch, so that all devices start from the same weights.
+    /// Weights as Keras' `glorot_uniform`, which CSBDeep uses, bias 0. Drawn by `rng` and not by torch, so that all
+    /// devices start from the same weights.
     pub fn new(path: &nn::Path, [inputs, outputs]: [usize; 2], kernel: usize, rng: &mut Pcg64Mcg) -> Self {
         let area = kernel * kernel;
         let limit = (6.0 / ((inputs + outputs) * area) as f32).sqrt();
         let weights: Vec<f32> = (0..inputs * outputs * area).map(|_| rng.random_range(-limit..=limit)).collect();
         let shape = [outputs, inputs, kernel, kernel].map(|side| side as i64);
         let weight = channels_last(&Tensor::from_slice(&weights).reshape(shape).to_device(path.device()));
-        let bias = path.zeros("bias", &[outputs as i64]);
-        Self { weight: path.add("weight", weight, true), bias, stride: 1, padding: (kernel / 2) as i64 }
+        Self { weight: path.add("weight", weight, true), bias: path.zeros("bias", &[outputs as i64]), kernel }
     }
 
-    /// As in the GAN papers: weights from N(0, 0.02²), bias 0.
-    pub fn gan(
+    /// N, C, Y, X; result of the same kind and sides.
+    pub fn forward(&self, input: &Tensor) -> Tensor {
+        let kind = input.kind();
+        let padding = (self.kernel / 2) as i64;
+        input.conv2d(&self.weight.to_kind(kind), Some(self.bias.to_kind(kind)), 1, padding, 1, 1)
+    }
+
+    /// The same in ONNX.
+    pub fn export(&self, graph: &mut Graph, name: &str, input: &str) -> String {
+        graph.conv(name, input, &self.weight, &self.bias)
+    }
+}
+
+/// The same values with channels innermost in memory, which oneDNN and cuDNN prefer (tch has no memory formats, but
+/// libtorch recognises the strides).
+pub fn channels_last(tensor: &Tensor) -> Tensor {
+    tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+/// A convolution of a GAN's network: any stride, zero-padded on all sides, weights from N(0, 0.02²), bias 0.
+#[derive(Debug)]
+pub struct GanConv {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl GanConv {
+    /// Fresh weights.
+    pub fn new(
         path: &nn::Path,
         [inputs, outputs]: [usize; 2],
         kernel: usize,
@@ -57,23 +84,23 @@ impl Conv {
 
     /// The same in ONNX.
     pub fn export(&self, graph: &mut Graph, name: &str, input: &str) -> String {
-        graph.conv(name, input, &self.weight, &self.bias, self.stride, self.padding)
+        graph.strided_conv(name, input, &self.weight, &self.bias, self.stride, self.padding)
     }
 }
 
-/// A transposed 3×3 convolution that doubles the sides, as in CycleGAN's generator.
+/// A transposed 3×3 convolution that doubles the sides, as in CycleGAN's generator; weights from N(0, 0.02²), bias 0.
 #[derive(Debug)]
-pub struct ConvTranspose {
+pub struct GanConvTranspose {
     weight: Tensor,
     bias: Tensor,
 }
 
-impl ConvTranspose {
+impl GanConvTranspose {
     const STRIDE: i64 = 2;
     const PADDING: i64 = 1;
     const OUTPUT_PADDING: i64 = 1;
 
-    /// Weights from N(0, 0.02²), bias 0.
+    /// Fresh weights.
     pub fn new(path: &nn::Path, [inputs, outputs]: [usize; 2], rng: &mut Pcg64Mcg) -> Self {
         let (weight, bias) = gan_weights(path, [inputs, outputs, 3, 3], outputs, rng);
         Self { weight, bias }
@@ -139,10 +166,4 @@ impl Norm {
 /// LeakyReLU with slope 0.2 below 0, which the discriminators have. tch's own knows no slope but 0.01.
 pub fn leaky_relu(input: &Tensor) -> Tensor {
     input.prelu(&Tensor::full([1], LEAK, (input.kind(), input.device())))
-}
-
-/// The same values with channels innermost in memory, which oneDNN and cuDNN prefer (tch has no memory formats, but
-/// libtorch recognises the strides).
-pub fn channels_last(tensor: &Tensor) -> Tensor {
-    tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }

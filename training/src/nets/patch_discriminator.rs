@@ -3,7 +3,7 @@
 //! layers). Takes N, C, Y, X; gives a map of scores, without a sigmoid, which belongs to the loss. Variables are named as
 //! in the authors' PyTorch code (`model.0.weight`); its numbering has a place for a norm even where there is none.
 
-use super::blocks::{Conv, Norm, channels_last, leaky_relu};
+use super::blocks::{GanConv, Norm, channels_last, leaky_relu};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
@@ -47,8 +47,8 @@ pub struct Judged {
 #[derive(Debug)]
 pub struct PatchDiscriminator {
     /// With the norm that follows each.
-    layers: Vec<(Conv, Norm)>,
-    last: Conv,
+    layers: Vec<(GanConv, Norm)>,
+    last: GanConv,
 }
 
 impl PatchDiscriminator {
@@ -62,12 +62,12 @@ impl PatchDiscriminator {
             let outputs = settings.features << layer.min(3);
             let stride = if layer < settings.layers { 2 } else { 1 };
             let norm = if layer == 0 { Norm::None } else { settings.norm };
-            layers.push((Conv::gan(&(&path / index), [channels, outputs], 4, [stride, 1], rng), norm));
+            layers.push((GanConv::new(&(&path / index), [channels, outputs], 4, [stride, 1], rng), norm));
             channels = outputs;
             // Convolution and LeakyReLU; from the second layer on with a norm between them.
             index += if layer == 0 { 2 } else { 3 };
         }
-        Self { layers, last: Conv::gan(&(&path / index), [channels, 1], 4, [1, 1], rng) }
+        Self { layers, last: GanConv::new(&(&path / index), [channels, 1], 4, [1, 1], rng) }
     }
 
     /// `input`: N, C, Y, X; convolutions run in `kind`.

@@ -6,7 +6,7 @@
 //! recognises such a model and does not tile it.
 
 use super::Net;
-use super::blocks::{Conv, ConvTranspose, Norm, channels_last};
+use super::blocks::{GanConv, GanConvTranspose, Norm, channels_last};
 use crate::onnx::Graph;
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
@@ -39,17 +39,17 @@ pub struct Settings {
 #[derive(Debug)]
 struct Block {
     name: String,
-    convs: [(usize, Conv); 2],
+    convs: [(usize, GanConv); 2],
 }
 
 /// One channel out, on the same grid.
 #[derive(Debug)]
 pub struct ResnetGenerator {
-    first: Conv,
-    down: Vec<(usize, Conv)>,
+    first: GanConv,
+    down: Vec<(usize, GanConv)>,
     blocks: Vec<Block>,
-    up: Vec<(usize, ConvTranspose)>,
-    last: (usize, Conv),
+    up: Vec<(usize, GanConvTranspose)>,
+    last: (usize, GanConv),
     settings: Settings,
 }
 
@@ -58,17 +58,17 @@ impl ResnetGenerator {
     pub fn new(path: &nn::Path, settings: &Settings, rng: &mut Pcg64Mcg) -> Self {
         let path = path / "model";
         let Settings { inputs, features, blocks, dropout, .. } = *settings;
-        let first = Conv::gan(&(&path / 1), [inputs, features], 7, [1, 0], rng);
+        let first = GanConv::new(&(&path / 1), [inputs, features], 7, [1, 0], rng);
         let half = |level: usize| [features << level, features << (level + 1)];
         let down = DOWN.iter().enumerate();
-        let down = down.map(|(level, &at)| (at, Conv::gan(&(&path / at), half(level), 3, [2, 1], rng))).collect();
+        let down = down.map(|(level, &at)| (at, GanConv::new(&(&path / at), half(level), 3, [2, 1], rng))).collect();
         let width = features << DOWN.len();
         // Padding, convolution, norm, ReLU, (dropout), padding, convolution, norm.
         let places = [1, if dropout > 0.0 { 6 } else { 5 }];
         let blocks: Vec<Block> = (FIRST_BLOCK..FIRST_BLOCK + blocks)
             .map(|at| {
                 let path = &path / at / "conv_block";
-                let convs = places.map(|at| (at, Conv::gan(&(&path / at), [width; 2], 3, [1, 0], rng)));
+                let convs = places.map(|at| (at, GanConv::new(&(&path / at), [width; 2], 3, [1, 0], rng)));
                 Block { name: format!("model.{at}.conv_block"), convs }
             })
             .collect();
@@ -76,11 +76,11 @@ impl ResnetGenerator {
         let up = (0..DOWN.len()).map(|step| {
             let at = after + 3 * step;
             let [outputs, inputs] = half(DOWN.len() - 1 - step);
-            (at, ConvTranspose::new(&(&path / at), [inputs, outputs], rng))
+            (at, GanConvTranspose::new(&(&path / at), [inputs, outputs], rng))
         });
         let up = up.collect();
         let at = after + 3 * DOWN.len() + 1;
-        let last = (at, Conv::gan(&(&path / at), [features, 1], 7, [1, 0], rng));
+        let last = (at, GanConv::new(&(&path / at), [features, 1], 7, [1, 0], rng));
         Self { first, down, blocks, up, last, settings: settings.clone() }
     }
 
@@ -136,7 +136,7 @@ impl Net for ResnetGenerator {
         let normalised = |graph: &mut Graph, name: &str, x: &str, level: usize| {
             norm.export(graph, &format!("{name}.norm"), x, (features << level) as i64)
         };
-        let pad_conv = |graph: &mut Graph, name: &str, conv: &Conv, x: &str, side| {
+        let pad_conv = |graph: &mut Graph, name: &str, conv: &GanConv, x: &str, side| {
             let x = graph.reflection_pad(x, side);
             conv.export(graph, name, &x)
         };
