@@ -1,7 +1,10 @@
 //! Networks. Each describes itself twice, side by side: `forward` in tch, `export` in ONNX.
 
 pub mod blocks;
+pub mod patch_discriminator;
+pub mod resnet_generator;
 pub mod unet;
+pub mod vgg16;
 
 use crate::onnx::Graph;
 use tch::{Kind, Tensor};
