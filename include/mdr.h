@@ -104,7 +104,7 @@ enum MdrStatus {
      */
     MDR_STATUS_INFERENCE = 7,
     /** \brief
-     *  The progress callback asked to stop.
+     *  A callback of the caller asked to stop.
      */
     MDR_STATUS_CANCELLED = 8,
     /** \brief
@@ -308,6 +308,41 @@ mdr_restore (
     void * output,
     MdrPixelType_t output_type,
     size_t output_len);
+
+/** \brief
+ *  Restores an image that is nowhere in memory as a whole: `read` hands over its planes, `write` takes those of the
+ *  result. The pixels are those of `mdr_restore`.
+ *
+ *  Both functions are called in the calling thread, with the time point, channel and Z of the plane, each from 0,
+ *  with memory for its samples (Y rows of X samples, without gaps, valid during the call), and with `user`. 0 stops
+ *  the restoration, which then returns MDR_STATUS_CANCELLED; anything else goes on.
+ *
+ *  `model`: the model.
+ *  `read`: fills the memory with a plane of the image; asked for each plane several times, for the statistics of the
+ *  normalisation and for the network.
+ *  `input_type`: type of the samples that `read` hands over.
+ *  `axes`: axes of the image.
+ *  `shape`: length of each axis.
+ *  `options`: JSON object; may be NULL.
+ *  `progress`: called in the calling thread, at the start and after every tile, with the tiles done, the tiles in all,
+ *  and `user`; 0 cancels, anything else goes on; may be NULL.
+ *  `user`: handed to `read`, `progress` and `write`; may be NULL.
+ *  `write`: takes a plane of the result, whose lengths are those of `mdr_output_shape`; called once for each, in the
+ *  order T, Z, C, C running fastest.
+ *  `output_type`: type of the samples that `write` takes; integers are rounded (halves away from zero) and clamped.
+ */
+MdrStatus_t
+mdr_restore_planes (
+    MdrModel_t const * model,
+    int32_t (*read)(uint64_t, uint64_t, uint64_t, void *, void *),
+    MdrPixelType_t input_type,
+    char const * axes,
+    size_t const * shape,
+    char const * options,
+    int32_t (*progress)(uint64_t, uint64_t, void *),
+    void * user,
+    int32_t (*write)(uint64_t, uint64_t, uint64_t, void const *, void *),
+    MdrPixelType_t output_type);
 
 /** \brief
  *  Version of mdr, such as "0.1.0"; static text, never NULL.

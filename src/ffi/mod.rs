@@ -44,11 +44,11 @@ mod buffer;
 mod guard;
 mod types;
 
-pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrStatus};
+pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrReadPlane, MdrStatus, MdrWritePlane};
 
 use crate::restore::{output_info, restore_planes};
-use crate::{Error, Model, Progress, RestoreOptions, models};
-use buffer::{Buffer, Grid};
+use crate::{Error, Model, PlaneIndex, Progress, RestoreOptions, models};
+use buffer::{Buffer, Grid, Planes};
 use guard::{Failure, array, guard, model, out, text};
 use safer_ffi::layout::ReprC;
 use safer_ffi::{c_char, ffi_export};
@@ -374,13 +374,70 @@ pub unsafe extern "C" fn mdr_restore(
             return Err(Failure::argument("input and output overlap"));
         }
 
-        let mut on_progress = |Progress { done, total }| match progress {
-            // SAFETY: the caller's function with the caller's argument.
-            Some(progress) => unsafe { progress(done, total, user) != 0 },
-            None => true,
-        };
-        Ok(restore_planes(model, &mut source, &mut sink, &options, &mut on_progress)?)
+        Ok(restore_planes(model, &mut source, &mut sink, &options, &mut on_progress(progress, user))?)
     })
+}
+
+/// Restores an image that is nowhere in memory as a whole: `read` hands over its planes, `write` takes those of the
+/// result. The pixels are those of `mdr_restore`.
+///
+/// Both functions are called in the calling thread, with the time point, channel and Z of the plane, each from 0,
+/// with memory for its samples (Y rows of X samples, without gaps, valid during the call), and with `user`. 0 stops
+/// the restoration, which then returns MDR_STATUS_CANCELLED; anything else goes on.
+///
+/// `model`: the model.
+/// `read`: fills the memory with a plane of the image; asked for each plane several times, for the statistics of the
+/// normalisation and for the network.
+/// `input_type`: type of the samples that `read` hands over.
+/// `axes`: axes of the image.
+/// `shape`: length of each axis.
+/// `options`: JSON object; may be NULL.
+/// `progress`: called in the calling thread, at the start and after every tile, with the tiles done, the tiles in all,
+/// and `user`; 0 cancels, anything else goes on; may be NULL.
+/// `user`: handed to `read`, `progress` and `write`; may be NULL.
+/// `write`: takes a plane of the result, whose lengths are those of `mdr_output_shape`; called once for each, in the
+/// order T, Z, C, C running fastest.
+/// `output_type`: type of the samples that `write` takes; integers are rounded (halves away from zero) and clamped.
+#[ffi_export]
+pub unsafe extern "C" fn mdr_restore_planes(
+    model: *const MdrModel,
+    read: MdrReadPlane,
+    input_type: AnyPixelType,
+    axes: *const c_char,
+    shape: *const usize,
+    options: *const c_char,
+    progress: MdrProgress,
+    user: *mut c_void,
+    write: MdrWritePlane,
+    output_type: AnyPixelType,
+) -> MdrStatus {
+    guard(|| {
+        let (input_type, output_type) =
+            (pixel_type(input_type, "input_type")?, pixel_type(output_type, "output_type")?);
+        let read = read.ok_or_else(|| Failure::argument("read is NULL"))?;
+        let write = write.ok_or_else(|| Failure::argument("write is NULL"))?;
+        // SAFETY: the handle came from this library; the caller keeps the rules for text, axes and shape.
+        let (model, grid, options) =
+            unsafe { (self::model(model)?, Grid::new(text(axes, "axes")?, shape)?, self::options(options)?) };
+        let result = grid.of_result(&output_info(model, &grid.info(crate::PixelType::F32)?, &options)?)?;
+        // SAFETY: here and below the caller's function with the caller's argument.
+        let mut source = Planes::new(input_type, &grid, |PlaneIndex { t, c, z }, samples| unsafe {
+            read(t as u64, c as u64, z as u64, samples, user) != 0
+        })?;
+        let mut sink = Planes::new(output_type, &result, |PlaneIndex { t, c, z }, samples| unsafe {
+            write(t as u64, c as u64, z as u64, samples, user) != 0
+        })?;
+        Ok(restore_planes(model, &mut source, &mut sink, &options, &mut on_progress(progress, user))?)
+    })
+}
+
+/// The caller's progress callback as the engine's.
+fn on_progress(progress: MdrProgress, user: *mut c_void) -> impl FnMut(Progress) -> bool {
+    move |Progress { done, total }| match progress {
+        // SAFETY: the caller's function with the caller's argument.
+        Some(progress) => unsafe { progress(done, total, user) != 0 },
+        None => true,
+    }
 }
 
 /// The text of `mdr.h`. Lives here because safer-ffi sees the functions of the crate that calls it alone; called by
