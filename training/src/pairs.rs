@@ -184,7 +184,7 @@ pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
 }
 
 /// Sorted TIFF files and folders of a folder.
-fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+pub(crate) fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let context = || format!("folder {}", directory.display());
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory).with_context(context)? {
@@ -198,7 +198,8 @@ fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     Ok((files.into_iter().filter(is_tiff).collect(), inner))
 }
 
-fn named_split(path: &Path) -> Option<Split> {
+/// What the folders of a path say that an image is for.
+pub(crate) fn named_split(path: &Path) -> Option<Split> {
     path.iter().find_map(|part| match part.to_str() {
         Some("train") => Some(Split::Train),
         Some("val") => Some(Split::Val),
