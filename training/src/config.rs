@@ -15,8 +15,9 @@ use crate::nets::{patch_discriminator, vgg16};
 pub struct Config {
     /// Which method is trained.
     pub method: MethodKind,
-    /// What it learns to restore; also the folder below `--data`.
-    pub task: Task,
+    /// What it learns to restore, one task or several that share the network; also the folders below `--data`.
+    #[serde(rename = "task", deserialize_with = "one_or_several", serialize_with = "one_if_alone")]
+    pub tasks: Vec<Task>,
     /// Seed of initial weights, split, crops, augmentation and noise.
     #[serde(default)]
     pub seed: u64,
@@ -113,6 +114,9 @@ pub struct Folder {
     /// Which images are taken; without it, all.
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub kind: Option<FolderKind>,
+    /// The task whose images these are, where a run has several; without it, the task that the path names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
     /// How often its images are drawn, compared with those of other folders.
     #[serde(default = "one")]
     pub weight: f64,
@@ -120,6 +124,27 @@ pub struct Folder {
 
 fn one() -> f64 {
     1.0
+}
+
+/// `task = "denoise"` or `task = ["denoise", "axial"]`.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Task>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Tasks {
+        One(Task),
+        Several(Vec<Task>),
+    }
+    Ok(match Tasks::deserialize(deserializer)? {
+        Tasks::One(task) => vec![task],
+        Tasks::Several(tasks) => tasks,
+    })
+}
+
+fn one_if_alone<S: serde::Serializer>(tasks: &[Task], serializer: S) -> Result<S::Ok, S::Error> {
+    match tasks {
+        [task] => task.serialize(serializer),
+        tasks => tasks.serialize(serializer),
+    }
 }
 
 /// What an image is for.
@@ -140,6 +165,10 @@ pub enum FolderKind {
     Pairs,
     /// `clean/NAME`.
     Clean,
+    /// `degraded/NAME`.
+    Degraded,
+    /// `clean/NAME` and `degraded/NAME`, which do not belong together.
+    Unpaired,
 }
 
 /// Patches cut from the images.
@@ -481,6 +510,16 @@ impl Config {
     /// # Errors
     /// Naming the value, what was expected, and what was found.
     pub fn check(&self) -> Result<()> {
+        let several: std::collections::BTreeSet<_> = self.tasks.iter().map(|task| task.as_str()).collect();
+        ensure!(
+            !self.tasks.is_empty() && several.len() == self.tasks.len(),
+            "task: expected one task or several different ones"
+        );
+        ensure!(
+            self.tasks.len() == 1 || self.simulate.is_none(),
+            "[simulate] makes images of one task; a run of several ({}) needs images of each",
+            several.into_iter().collect::<Vec<_>>().join(", ")
+        );
         let Net { depth, features, kernel, .. } = self.net;
         ensure!((1..=6).contains(&depth), "net.depth = {depth}: expected 1 to 6");
         ensure!((1..=512).contains(&features), "net.features = {features}: expected 1 to 512");
@@ -513,6 +552,15 @@ impl Config {
         ensure!((0.0..1.0).contains(&ema), "train.ema = {ema}: expected 0 or a decay below 1, such as 0.999");
         ensure!((1..=64).contains(&self.train.loader_threads), "train.loader_threads: expected 1 to 64");
         Ok(())
+    }
+
+    /// The task's place among those of the run.
+    ///
+    /// # Errors
+    /// Where it is not one of them.
+    pub fn task_index(&self, task: Task) -> Result<usize> {
+        let place = self.tasks.iter().position(|&known| known == task);
+        place.with_context(|| format!("task {task} is not one of this run's"))
     }
 
     /// Sides of the network's input must be a multiple of this.

@@ -29,6 +29,9 @@ enum Command {
 struct Export {
     /// Run folder.
     run: PathBuf,
+    /// Task to export, of a run of several.
+    #[arg(long)]
+    task: Option<mdr::Task>,
     /// Checkpoint to export; the best one without it.
     #[arg(long)]
     checkpoint: Option<PathBuf>,
@@ -119,15 +122,21 @@ fn run_train(options: &Train) -> Result<()> {
     if !outcome.finished {
         bail!("stopped at step {}; continue with --resume", outcome.position.step);
     }
-    let model = export::export(&run, None, None)?;
-    report::write_report(&run)?;
-    println!("{}", model.display());
-    Ok(())
+    for task in Config::load(&run.config(), &[])?.tasks {
+        println!("{}", export::export(&run, task, None, None)?.display());
+    }
+    report::write_report(&run)
 }
 
 fn run_export(options: &Export) -> Result<()> {
     let run = train::RunFolder::new(&options.run);
-    println!("{}", export::export(&run, options.checkpoint.as_deref(), options.out.as_deref())?.display());
+    let tasks = Config::load(&run.config(), &[])?.tasks;
+    let task = match (&tasks[..], options.task) {
+        (_, Some(task)) => task,
+        (&[task], None) => task,
+        _ => bail!("{} is a run of several tasks; say which with --task", options.run.display()),
+    };
+    println!("{}", export::export(&run, task, options.checkpoint.as_deref(), options.out.as_deref())?.display());
     Ok(())
 }
 

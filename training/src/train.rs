@@ -50,8 +50,11 @@ impl RunFolder {
     pub fn scores(&self) -> PathBuf {
         self.checkpoints().join("best.json")
     }
-    pub fn model(&self) -> PathBuf {
-        self.0.join("model.onnx")
+    pub fn model(&self, config: &Config, task: usize) -> PathBuf {
+        match &config.tasks[..] {
+            [_] => self.0.join("model.onnx"),
+            tasks => self.0.join(format!("model-{}.onnx", tasks[task])),
+        }
     }
     pub fn parity(&self) -> PathBuf {
         self.0.join("parity.json")

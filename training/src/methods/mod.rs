@@ -16,12 +16,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
-/// One step's training material on the device, all f32 and N, C, Y, X.
+/// One step's training material on the device, all f32 and N, C, Y, X, all of one task.
 #[derive(Debug)]
 pub struct Batch {
+    /// Index among the config's tasks.
+    pub task: usize,
     /// Degraded patches, normalised.
     pub input: Tensor,
-    /// What they should become.
+    /// What they should become; for an unpaired method, clean patches of other images, on the same scale.
     pub target: Tensor,
     /// Weight of each patch in the loss: N, 1, 1, 1.
     pub weight: Tensor,
@@ -52,9 +54,9 @@ pub trait Method {
     /// Everything a checkpoint needs. The tensors share memory with the method.
     fn state(&self) -> State;
 
-    /// Restores normalised images (f32; N, C, Y, X) in f32.
-    fn restore(&self, input: &Tensor) -> Tensor {
-        tch::no_grad(|| self.generator().forward(input, Kind::Float))
+    /// Restores normalised images (f32; N, C, Y, X) of a task in f32.
+    fn restore(&self, input: &Tensor, task: usize) -> Tensor {
+        tch::no_grad(|| self.generator().forward(input, task, Kind::Float))
     }
 
     /// Takes over what [`Method::state`] gave.
@@ -98,6 +100,13 @@ impl MethodKind {
             Self::Cgan => Box::new(cgan::Cgan::new(config, device)),
             Self::DeblurGan => Box::new(deblur_gan::DeblurGan::new(config, device)),
             Self::CycleGan => Box::new(cycle_gan::CycleGan::new(config, device)),
+        }
+    }
+
+    /// Whether it learns from degraded and clean images that do not belong together.
+    pub fn unpaired(self) -> bool {
+        match self {
+            Self::Care | Self::Cgan => false,
         }
     }
 
