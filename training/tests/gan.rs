@@ -123,7 +123,7 @@ fn generator_agrees_with_pytorch() {
     let stored = stored();
     let (weights, generator) = generator(&SMALL);
     fill(&weights, &stored, "generator");
-    assert_close(&generator.forward(&stored["image"], Kind::Float), &stored["generated"], 1e-5);
+    assert_close(&generator.forward(&stored["image"], 0, Kind::Float), &stored["generated"], 1e-5);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn dropout_acts_in_training_alone_and_repeats_itself() {
     let run = |seed: u64| generator.run(&stored["image"], Kind::Float, Some(&mut Pcg64Mcg::seed_from_u64(seed)));
     assert!(run(1).equal(&run(1)));
     assert!(!run(1).equal(&run(2)));
-    assert!(!run(1).equal(&generator.forward(&stored["image"], Kind::Float)));
+    assert!(!run(1).equal(&generator.forward(&stored["image"], 0, Kind::Float)));
 }
 
 /// With instance normalisation the model runs in one piece, without it in tiles; either way as in tch.
@@ -150,7 +150,7 @@ fn exported_generator_runs_in_mdr_as_in_tch() {
             tch::no_grad(|| variable.copy_(&(normal(&variable.size()) * 0.2)));
         }
         let mut graph = Graph::default();
-        let result = generator.export(&mut graph, INPUT);
+        let result = generator.export(&mut graph, 0, INPUT);
         let bytes = graph.finish(&result, 1, &BTreeMap::new());
         let model = mdr::Model::from_bytes("exported", &bytes).unwrap();
         assert_eq!(model.facts().halo.is_none(), norm == Norm::Instance);
@@ -158,7 +158,7 @@ fn exported_generator_runs_in_mdr_as_in_tch() {
             let image = normal(&[1, 1, y, x]);
             let samples = Vec::<f32>::try_from(image.reshape([-1])).unwrap();
             let found = model.network().run(&samples, [1, y as usize, x as usize]).unwrap();
-            let expected = tch::no_grad(|| generator.forward(&image, Kind::Float));
+            let expected = tch::no_grad(|| generator.forward(&image, 0, Kind::Float));
             assert_close(&Tensor::from_slice(&found).reshape([1, 1, y, x]), &expected, 1e-4);
         }
     }

@@ -106,7 +106,8 @@ impl MethodKind {
     /// Whether it learns from degraded and clean images that do not belong together.
     pub fn unpaired(self) -> bool {
         match self {
-            Self::Care | Self::Cgan => false,
+            Self::Care | Self::Cgan | Self::DeblurGan => false,
+            Self::CycleGan => true,
         }
     }
 
@@ -164,7 +165,7 @@ mod testing {
     pub fn batch(side: i64) -> Batch {
         let wave = Tensor::arange(2 * side * side, (Kind::Float, Device::Cpu)).reshape([2, 1, side, side]);
         let [input, target] = [0.7, 0.05].map(|pitch| (&wave * pitch).sin());
-        Batch { input, target, weight: Tensor::ones([2, 1, 1, 1], (Kind::Float, Device::Cpu)) }
+        Batch { task: 0, input, target, weight: Tensor::ones([2, 1, 1, 1], (Kind::Float, Device::Cpu)) }
     }
 
     /// Remembers a state; what it gives tells which players (first parts of names) a later state shows changed, or with

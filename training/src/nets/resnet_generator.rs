@@ -127,11 +127,11 @@ fn drop(x: &Tensor, part: f64, rng: &mut Pcg64Mcg) -> Tensor {
 }
 
 impl Net for ResnetGenerator {
-    fn forward(&self, input: &Tensor, kind: Kind) -> Tensor {
+    fn forward(&self, input: &Tensor, _task: usize, kind: Kind) -> Tensor {
         self.run(input, kind, None)
     }
 
-    fn export(&self, graph: &mut Graph, input: &str) -> String {
+    fn export(&self, graph: &mut Graph, _task: usize, input: &str) -> String {
         let Settings { features, norm, .. } = self.settings;
         let normalised = |graph: &mut Graph, name: &str, x: &str, level: usize| {
             norm.export(graph, &format!("{name}.norm"), x, (features << level) as i64)
@@ -170,6 +170,10 @@ impl Net for ResnetGenerator {
             x = graph.tanh(&x);
         }
         if self.settings.residual { graph.add(&x, input) } else { x }
+    }
+
+    fn channels(&self) -> usize {
+        self.settings.inputs
     }
 
     /// Twice what the strides ask for: at quarter size, mirroring one pixel takes two.
