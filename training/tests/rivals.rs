@@ -32,7 +32,7 @@ fn batch() -> Batch {
     let wave = Tensor::arange(2 * 32 * 32, (Kind::Float, Device::Cpu)).reshape([2, 1, 32, 32]);
     let target: Tensor = ((&wave * 0.21).sin() + 1.0) * 0.5;
     let input = &target + ((&wave * 12.9898).sin() * 43.7).frac() * 0.4;
-    Batch { input, target, weight: Tensor::ones([2, 1, 1, 1], (Kind::Float, Device::Cpu)) }
+    Batch { task: 0, input, target, weight: Tensor::ones([2, 1, 1, 1], (Kind::Float, Device::Cpu)) }
 }
 
 /// First and last value of a loss over so many steps.
@@ -114,8 +114,8 @@ fn mdr_computes_what_tch_computes() {
     for method in ["deblur-gan", "cycle-gan"] {
         let config = smoke(method, &["gan.content=pixel", "gan.blocks=3", "train.ema=0.9"]);
         let method = built(&config);
-        let bytes = export::encode(&config, method.as_ref(), None);
-        let report = parity::compare(method.as_ref(), &bytes).unwrap();
+        let bytes = export::encode(&config, method.as_ref(), 0, None);
+        let report = parity::compare(method.as_ref(), 0, &bytes).unwrap();
         assert!(report.passed, "{report:?}");
         // Instance normalisation depends on the whole image: no tiles.
         assert!(mdr::Model::from_bytes("exported", &bytes).unwrap().facts().halo.is_none());
