@@ -5,6 +5,7 @@
 //! ```
 
 pub mod adam;
+pub mod base;
 pub mod checkpoint;
 pub mod config;
 pub mod degrade;

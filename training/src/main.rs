@@ -19,6 +19,8 @@ struct Cli {
 enum Command {
     /// Trains a model into a run folder, and exports it.
     Train(Train),
+    /// Goes on from a trained model with one's own images: as train, beginning with the weights of a built-in model.
+    Finetune(Finetune),
     /// Writes the .onnx file of a run, after checking that mdr computes the same as tch.
     Export(Export),
     /// Restores pairs with a model file through the engine, and prints PSNR and SSIM of input and result.
@@ -99,6 +101,27 @@ struct Train {
 }
 
 #[derive(Args)]
+struct Finetune {
+    /// What to begin with: the name of a task (its built-in model), a .onnx file of mdr-train, or a run folder.
+    #[arg(long)]
+    base: String,
+    /// How to train (TOML).
+    #[arg(long)]
+    config: PathBuf,
+    /// Folder that holds the images.
+    #[arg(long)]
+    data: PathBuf,
+    /// Run folder.
+    #[arg(long)]
+    out: PathBuf,
+    /// Replace a value of the config, such as train.steps=100; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    hardware: Hardware,
+}
+
+#[derive(Args)]
 struct Hardware {
     /// auto, cpu or cuda:N.
     #[arg(long, default_value = "auto")]
@@ -113,6 +136,10 @@ fn main() -> std::process::ExitCode {
     keep_freed_memory();
     let result = match cli.command {
         Command::Train(options) => run_train(&options),
+        Command::Finetune(Finetune { base, config, data, out, mut set, hardware }) => {
+            set.push(format!("base={}", toml::Value::String(base)));
+            run_train(&Train { config: Some(config), data, out, resume: false, set, hardware })
+        }
         Command::Export(options) => run_export(&options),
         Command::Evaluate(options) => run_evaluate(&options),
         Command::Simulate(options) => run_simulate(&options),

@@ -45,6 +45,14 @@ pub trait Method {
         Ok(())
     }
 
+    /// Takes over the weights of a trained generator, by variable name.
+    ///
+    /// # Errors
+    /// Where they are not those of this method's generator, or it has no use for them.
+    fn begin_with(&mut self, _weights: &State) -> Result<()> {
+        anyhow::bail!("only care and cgan can begin with the weights of another model")
+    }
+
     /// Trains on one batch at this learning rate. Losses are from before the step.
     fn step(&mut self, batch: &Batch, learning_rate: f64) -> Losses;
 
