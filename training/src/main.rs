@@ -76,6 +76,9 @@ struct Evaluate {
     /// Also write the figures of every image to this file, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Also write the mean figures into the model's metadata (mdr.metrics, "test"), under this name of the data.
+    #[arg(long, value_name = "NAME")]
+    record: Option<String>,
     /// CPU threads; all of them without it.
     #[arg(long)]
     threads: Option<usize>,
@@ -236,6 +239,9 @@ fn run_evaluate(options: &Evaluate) -> Result<()> {
     let restore = mdr::RestoreOptions { threads: options.threads, ..Default::default() };
     let rows = evaluate::evaluate(&model, &options.data, &restore)?;
     print!("{}", evaluate::table(&rows));
+    if let Some(data) = &options.record {
+        export::record(&options.model, data, &rows)?;
+    }
     if let Some(path) = &options.json {
         train::write(path, serde_json::to_string_pretty(&rows)?.as_bytes())?;
     }
