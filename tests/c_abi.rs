@@ -75,6 +75,9 @@ api! {
         Handle, *const c_void, i32, *const c_char, *const usize, *const i64, *const c_char, Progress, *mut c_void,
         *mut c_void, i32, usize
     ) -> i32;
+    mdr_fit_planes: fn(
+        Handle, ReadPlane, i32, *const c_char, *const usize, *const c_char, *mut c_void, *mut c_char, usize, *mut usize
+    ) -> i32;
     mdr_restore_planes: fn(
         Handle, ReadPlane, i32, *const c_char, *const usize, *const c_char, Progress, *mut c_void, WritePlane, i32
     ) -> i32;
@@ -427,6 +430,65 @@ fn planes_give_the_same_bytes_in_the_promised_order() {
     }
 }
 
+/// Statistics of the whole, as text.
+fn fit(model: &Model, exchange: &mut Exchange, options: Option<&str>) -> Result<Value, Failure> {
+    let (axes, options) = (c(&exchange.axes), options.map(c));
+    let options = options.as_ref().map_or(null(), |options| options.as_ptr());
+    let (from, shape, user) = (number(exchange.input_type), exchange.shape.clone(), (&raw mut *exchange).cast());
+    let read = Some(Exchange::read as _);
+    json(|buffer, capacity, needed| {
+        // SAFETY: everything lives during the call.
+        unsafe {
+            let (axes, shape) = (axes.as_ptr(), shape.as_ptr());
+            (API.mdr_fit_planes)(model.0, read, from, axes, shape, options, user, buffer, capacity, needed)
+        }
+    })
+}
+
+#[test]
+fn statistics_taken_before_give_the_same_bytes() {
+    let model = identity();
+    for options in [r#""channel":null"#, r#""channel":1"#, r#""normalization":{"kind":"mean-std"}"#] {
+        let given = format!("{{{options}}}");
+        let request = Request::noise(Type::F32, "CZYX", &[2, 3, 20, 30]).options(&given);
+        let whole = CAbi.restore(&model, &request, &mut |_, _| true).expect("a restoration");
+        let mut go_on = |_, _| true;
+        let mut exchange = Exchange::new(&model, &request, &mut go_on).expect("an output");
+        let fitted = fit(&model, &mut exchange, Some(&given)).expect("statistics");
+        let again = format!("{{{options},\"fitted\":{fitted}}}");
+        assert_eq!(CAbi.restore(&model, &request.clone().options(&again), &mut |_, _| true), Ok(whole), "{again}");
+        // For fewer channels, or none.
+        for wrong in
+            [r#"{"fitted":[]}"#, r#"{"fitted":[{"offset":"0","range":"x"}]}"#, r#"{"fitted":[{"offset":"1"}]}"#]
+        {
+            let failure =
+                CAbi.restore(&model, &request.clone().options(wrong), &mut |_, _| true).expect_err("a refusal");
+            assert_eq!(failure.status, "InvalidOption", "{}", failure.message);
+        }
+        exchange.stop_at[0] = exchange.read.len() + 1;
+        assert_eq!(fit(&model, &mut exchange, None).expect_err("a refusal").status, "Cancelled");
+    }
+}
+
+/// A plane by itself has other percentiles than its stack; with the stack's it is restored as part of the stack.
+#[test]
+fn a_part_is_restored_as_the_whole_would_be() {
+    let model = CAbi.builtin("denoise").expect("a built-in model");
+    let mut stack = Request { output: Type::F32, ..Request::noise(Type::U16, "ZYX", &[2, 40, 48]) };
+    let Samples::U16(samples) = &mut stack.samples else { unreachable!("as asked for") };
+    samples[40 * 48..].iter_mut().for_each(|sample| *sample /= 4);
+    let second = samples[40 * 48..].to_vec();
+    let whole = CAbi.restore(&model, &stack, &mut |_, _| true).expect("a restoration").to_f32();
+    let mut go_on = |_, _| true;
+    let fitted = fit(&model, &mut Exchange::new(&model, &stack, &mut go_on).expect("an output"), None).expect("fitted");
+    let options = format!("{{\"fitted\":{fitted}}}");
+    let plane = Request { samples: Samples::U16(second), axes: "YX", shape: vec![40, 48], ..stack.clone() };
+    let alone = CAbi.restore(&model, &plane, &mut |_, _| true).expect("a restoration").to_f32();
+    assert_ne!(alone, whole[40 * 48..]);
+    let part = CAbi.restore(&model, &plane.options(&options), &mut |_, _| true).expect("a restoration").to_f32();
+    assert_eq!(part, whole[40 * 48..]);
+}
+
 #[test]
 fn a_callback_that_says_stop_is_not_called_again() {
     let model = identity();
@@ -482,7 +544,7 @@ fn library_has_every_function_of_the_header() {
         .chain(header.match_indices(" (void);"))
         .filter_map(|(end, _)| header[..end].split_whitespace().next_back())
         .collect();
-    assert_eq!(names.len(), 13, "{names:?}");
+    assert_eq!(names.len(), 14, "{names:?}");
     for name in names {
         assert!(name.starts_with("mdr_"), "{name}");
         // SAFETY: the symbol is looked up, not called.
