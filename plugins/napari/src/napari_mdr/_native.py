@@ -67,6 +67,11 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, c_void_p, c_int32, c_char_p, POINTER(c_size_t), POINTER(c_int64), c_char_p]
         + [_Progress, c_void_p, c_void_p, c_int32, c_size_t],
     ),
+    "mdr_fit_planes": (
+        c_int32,
+        [c_void_p, _Plane, c_int32, c_char_p, POINTER(c_size_t), c_char_p, c_void_p]
+        + [c_char_p, c_size_t, POINTER(c_size_t)],
+    ),
     "mdr_restore_planes": (
         c_int32,
         [c_void_p, _Plane, c_int32, c_char_p, POINTER(c_size_t), c_char_p, _Progress, c_void_p, _Plane, c_int32],
@@ -232,6 +237,30 @@ class Handle:
             PIXEL_TYPES[write_type],
         )
         callbacks.check(status)
+
+    def fit_planes(
+        self, read: ReadPlane, read_type: np.dtype[Any], axes: str, shape: Sequence[int], options: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Statistics of each channel, for the option `fitted`."""
+        axes_, shape_, options_ = self._request(axes, shape, options)
+        callbacks = _Callbacks()
+        channels = dict(zip(axes.upper(), shape, strict=True)).get("C", 1)
+        buffer = ctypes.create_string_buffer(100 * channels + 100)
+        status = _library.mdr_fit_planes(
+            self._pointer,
+            callbacks.plane(read, _plane_shape(axes, shape), read_type),
+            PIXEL_TYPES[read_type],
+            axes_,
+            shape_,
+            options_,
+            None,
+            buffer,
+            len(buffer),
+            None,
+        )
+        callbacks.check(status)
+        fitted: list[dict[str, Any]] = json.loads(buffer.value)
+        return fitted
 
     @staticmethod
     def _request(axes: str, shape: Sequence[int], options: dict[str, Any]) -> tuple[bytes, Any, bytes]:
