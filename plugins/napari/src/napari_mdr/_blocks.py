@@ -80,7 +80,7 @@ def restore_blocks(
     source = array if isinstance(array, da.Array) else da.from_array(array)
     shape = tuple(int(length) for length in source.shape)
     result = output_info(model, axes, shape, pixel_size=pixel_size, **options)["shape"]
-    fitted = options.pop("fitted", None) or fit(source, model, axes=axes, **options)
+    fitted = options.pop("fitted", None) or fit(source, model, axes=axes, pixel_size=pixel_size, **options)
     stacks = "axial" in (options.get("task"), model.info["task"]) or model.info["axes"] == "ZYX"
     together = model.info["channels"] > 1
     channel = options.pop("channel", None)

@@ -199,6 +199,7 @@ def fit(
     model: Model | str = "denoise",
     *,
     axes: str | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
     progress: Callable[[], Any] | None = None,
     **options: Unpack[Options],
 ) -> list[dict[str, Any]]:
@@ -212,7 +213,7 @@ def fit(
         return False if progress is not None and progress() is False else read(t, c, z, plane)
 
     shape = tuple(int(length) for length in array.shape)
-    return _model(model)._handle.fit_planes(watched, given, axes, shape, dict(options))
+    return _model(model)._handle.fit_planes(watched, given, axes, shape, _options(pixel_size, options))
 
 
 def _plane_index(axes: str) -> tuple[Callable[[int, int, int], tuple[Any, ...]], bool]:
