@@ -131,6 +131,7 @@ def units_um(units: Any, scale: tuple[float, ...], axes: str) -> tuple[float | N
     """Length of each axis' unit in µm. Pixels are no length; but a scale that is not 1 everywhere and has no unit is
     taken as µm, as most readers mean it."""
     lengths: list[float | None] = []
+    unit: Any
     for unit in units or (None,) * len(scale):
         try:
             lengths.append(float((1 * unit).to("micrometer").magnitude))
@@ -155,6 +156,7 @@ def restored_layer(
     restore(source.data, model, axes=source.axes, progress=progress, out=out, **settings)
     properties = {
         **source.kept,
+        "rgb": False,
         **placed(source, tuple(info["shape"]), info, task, settings),
         "name": f"{source.name} [mdr {task or 'restored'}]",
         "contrast_limits": contrast_limits(out),

@@ -51,7 +51,7 @@ class Preview:
         plane = image.plane(flat)
         model_of = image if whole and isinstance(image.data, np.ndarray) and image.data.size <= LARGEST_FIT else plane
 
-        key = (id(source.data), source.axes, model.info["sha256"], repr(settings.get("normalization")), channel)
+        key: tuple[Any, ...] = (id(source.data), source.axes, model.info["sha256"], repr(settings.get("normalization")), channel)
         key += () if model_of is image else tuple(sorted(flat.items()))
         if key != self._key:
 
@@ -68,7 +68,7 @@ class Preview:
         info = output_info(model, source.axes, part.shape, **settings)
         shown = plane.part(window)
         properties = placed(shown, restored.shape, info, task, settings)
-        return restored, {**source.kept, **properties, "contrast_limits": contrast_limits(restored)}
+        return restored, {**source.kept, **properties, "rgb": False, "contrast_limits": contrast_limits(restored)}
 
 
 def limited(bounds: tuple[int, int], stack: bool) -> tuple[int, int]:
