@@ -4,9 +4,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use mdr::{Normalization, Task};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::methods::MethodKind;
+use crate::nets::{patch_discriminator, vgg16};
 
 /// Everything that decides the result of a run, but the images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,8 +15,9 @@ use crate::methods::MethodKind;
 pub struct Config {
     /// Which method is trained.
     pub method: MethodKind,
-    /// What it learns to restore; also the folder below `--data`.
-    pub task: Task,
+    /// What it learns to restore, one task or several that share the network; also the folders below `--data`.
+    #[serde(rename = "task", deserialize_with = "one_or_several", serialize_with = "one_if_alone")]
+    pub tasks: Vec<Task>,
     /// Seed of initial weights, split, crops, augmentation and noise.
     #[serde(default)]
     pub seed: u64,
@@ -34,6 +36,9 @@ pub struct Config {
     /// Losses of the methods with a discriminator.
     #[serde(default)]
     pub loss: Loss,
+    /// Networks and losses of DeblurGAN and CycleGAN.
+    #[serde(default)]
+    pub gan: Gan,
     /// The loop.
     #[serde(default)]
     pub train: Train,
@@ -109,6 +114,9 @@ pub struct Folder {
     /// Which images are taken; without it, all.
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub kind: Option<FolderKind>,
+    /// The task whose images these are, where a run has several; without it, the task that the path names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
     /// How often its images are drawn, compared with those of other folders.
     #[serde(default = "one")]
     pub weight: f64,
@@ -116,6 +124,23 @@ pub struct Folder {
 
 fn one() -> f64 {
     1.0
+}
+
+/// `task = "denoise"` or `task = ["denoise", "axial"]`.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Task>, D::Error> {
+    // serde's untagged enums would not say which word is wrong.
+    let task = |value: toml::Value| value.try_into::<Task>().map_err(serde::de::Error::custom);
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::Array(tasks) => tasks.into_iter().map(task).collect(),
+        alone => Ok(vec![task(alone)?]),
+    }
+}
+
+fn one_if_alone<S: serde::Serializer>(tasks: &[Task], serializer: S) -> Result<S::Ok, S::Error> {
+    match tasks {
+        [task] => task.serialize(serializer),
+        tasks => tasks.serialize(serializer),
+    }
 }
 
 /// What an image is for.
@@ -136,6 +161,10 @@ pub enum FolderKind {
     Pairs,
     /// `clean/NAME`.
     Clean,
+    /// `degraded/NAME`.
+    Degraded,
+    /// `clean/NAME` and `degraded/NAME`, which do not belong together.
+    Unpaired,
 }
 
 /// Patches cut from the images.
@@ -302,6 +331,72 @@ pub enum PixelLoss {
     L2,
 }
 
+/// Networks and losses of DeblurGAN and CycleGAN, which share their generator: a ResNet with `net.features` features at
+/// full size. The defaults are the papers'.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gan {
+    /// Residual blocks of the generator.
+    pub blocks: usize,
+    /// Part of the features dropped in the middle of each block while training (DeblurGAN: 0.5, CycleGAN: 0).
+    pub dropout: f64,
+    /// Adam's first decay.
+    pub beta_1: f64,
+    /// DeblurGAN: steps of the critic for each of the generator's.
+    pub critic_steps: usize,
+    /// DeblurGAN: factor of the gradient penalty.
+    pub lambda_penalty: f64,
+    /// DeblurGAN: what content is.
+    pub content: Content,
+    /// DeblurGAN: factor of the content loss.
+    pub lambda_content: f64,
+    /// VGG16's layers that are compared.
+    pub content_layers: Vec<String>,
+    /// VGG16's weights (`--vgg16`): a .safetensors file with torchvision's names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vgg16: Option<PathBuf>,
+    /// CycleGAN: factor of the cycle losses.
+    pub lambda_cycle: f64,
+    /// CycleGAN: factor of the identity losses, as a part of `lambda_cycle`.
+    pub lambda_identity: f64,
+    /// CycleGAN: results that each discriminator remembers.
+    pub pool: usize,
+    /// The discriminators, or the critic.
+    pub discriminator: patch_discriminator::Settings,
+}
+
+impl Default for Gan {
+    fn default() -> Self {
+        Self {
+            blocks: 9,
+            dropout: 0.0,
+            beta_1: 0.5,
+            critic_steps: 5,
+            lambda_penalty: 10.0,
+            content: Content::Vgg16,
+            lambda_content: 100.0,
+            content_layers: vec!["relu3_3".into()],
+            vgg16: None,
+            lambda_cycle: 10.0,
+            lambda_identity: 0.5,
+            pool: 50,
+            discriminator: patch_discriminator::Settings::default(),
+        }
+    }
+}
+
+/// What the content loss compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Content {
+    /// Features of VGG16 trained on ImageNet, whose weights must be given.
+    Vgg16,
+    /// Features of the discriminator (Wang et al. 2018). Needs no file.
+    Features,
+    /// Pixels: mean absolute error, as pix2pix has it. Needs no file.
+    Pixel,
+}
+
 /// The loop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -411,6 +506,16 @@ impl Config {
     /// # Errors
     /// Naming the value, what was expected, and what was found.
     pub fn check(&self) -> Result<()> {
+        let several: std::collections::BTreeSet<_> = self.tasks.iter().map(|task| task.as_str()).collect();
+        ensure!(
+            !self.tasks.is_empty() && several.len() == self.tasks.len(),
+            "task: expected one task or several different ones"
+        );
+        ensure!(
+            self.tasks.len() == 1 || self.simulate.is_none(),
+            "[simulate] makes images of one task; a run of several ({}) needs images of each",
+            several.into_iter().collect::<Vec<_>>().join(", ")
+        );
         let Net { depth, features, kernel, .. } = self.net;
         ensure!((1..=6).contains(&depth), "net.depth = {depth}: expected 1 to 6");
         ensure!((1..=512).contains(&features), "net.features = {features}: expected 1 to 512");
@@ -425,6 +530,9 @@ impl Config {
             size >= 8 && size % multiple == 0,
             "patches.size = {size}: expected at least 8, and a multiple of {multiple} (2 to the power of net.depth)"
         );
+        if matches!(self.method, MethodKind::DeblurGan | MethodKind::CycleGan) {
+            self.gan.check(self.method, size)?;
+        }
         part("patches.foreground", self.patches.foreground)?;
         if let Some(simulate) = &self.simulate {
             simulate.check(size)?;
@@ -442,6 +550,15 @@ impl Config {
         Ok(())
     }
 
+    /// The task's place among those of the run.
+    ///
+    /// # Errors
+    /// Where it is not one of them.
+    pub fn task_index(&self, task: Task) -> Result<usize> {
+        let place = self.tasks.iter().position(|&known| known == task);
+        place.with_context(|| format!("task {task} is not one of this run's"))
+    }
+
     /// Sides of the network's input must be a multiple of this.
     pub fn tile_multiple(&self) -> usize {
         1 << self.net.depth
@@ -453,6 +570,48 @@ impl Config {
     /// Never in practice: plain values can always be written.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
+    }
+}
+
+impl Gan {
+    fn check(&self, method: MethodKind, patch: usize) -> Result<()> {
+        let patch_discriminator::Settings { layers, features, .. } = self.discriminator;
+        ensure!((1..=5).contains(&layers), "gan.discriminator.layers = {layers}: expected 1 to 5");
+        ensure!((1..=512).contains(&features), "gan.discriminator.features = {features}: expected 1 to 512");
+        let least = self.discriminator.least_side();
+        ensure!(
+            patch >= least && patch.is_multiple_of(4),
+            "patches.size = {patch}: expected at least {least} for a discriminator of {layers} layers, and a multiple of 4"
+        );
+        ensure!(self.blocks <= 64, "gan.blocks = {}: expected up to 64", self.blocks);
+        ensure!((0.0..0.9).contains(&self.dropout), "gan.dropout = {}: expected 0 to 0.9", self.dropout);
+        ensure!((0.0..1.0).contains(&self.beta_1), "gan.beta_1 = {}: expected 0 or a decay below 1", self.beta_1);
+        ensure!((1..=100).contains(&self.critic_steps), "gan.critic_steps = {}: expected 1 to 100", self.critic_steps);
+        ensure!((1..=10_000).contains(&self.pool), "gan.pool = {}: expected 1 to 10000", self.pool);
+        for (name, lambda) in [
+            ("penalty", self.lambda_penalty),
+            ("content", self.lambda_content),
+            ("cycle", self.lambda_cycle),
+            ("identity", self.lambda_identity),
+        ] {
+            ensure!((0.0..=1e6).contains(&lambda), "gan.lambda_{name} = {lambda}: expected 0 to 1e6");
+        }
+        ensure!(
+            method != MethodKind::DeblurGan || self.content != Content::Vgg16 || self.vgg16.is_some(),
+            "gan.content = \"vgg16\" needs VGG16's weights: give them with --vgg16 FILE, or choose \"features\" or \
+             \"pixel\"; to make the file: {}",
+            vgg16::RECIPE
+        );
+        Ok(())
+    }
+
+    /// Loads VGG16 for the content loss.
+    ///
+    /// # Errors
+    /// Where there is no file, or not one of VGG16.
+    pub fn load_vgg16(&self, device: tch::Device, kind: tch::Kind) -> Result<vgg16::Vgg16> {
+        let path = self.vgg16.as_deref().context("VGG16's weights are not given (--vgg16 FILE)")?;
+        vgg16::Vgg16::load(path, &self.content_layers, device, kind)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod pairs;
 pub mod parity;
 pub mod patches;
 pub mod report;
+pub mod simulate;
 pub mod tensorboard;
 pub mod train;
 pub mod validate;

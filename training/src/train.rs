@@ -50,8 +50,11 @@ impl RunFolder {
     pub fn scores(&self) -> PathBuf {
         self.checkpoints().join("best.json")
     }
-    pub fn model(&self) -> PathBuf {
-        self.0.join("model.onnx")
+    pub fn model(&self, config: &Config, task: usize) -> PathBuf {
+        match &config.tasks[..] {
+            [_] => self.0.join("model.onnx"),
+            tasks => self.0.join(format!("model-{}.onnx", tasks[task])),
+        }
     }
     pub fn parity(&self) -> PathBuf {
         self.0.join("parity.json")
@@ -100,12 +103,12 @@ pub fn start(
         run.root().display()
     );
     let entries = pairs::find(config, data)?;
+    let method = prepared(config, device)?;
     for folder in [run.root(), &run.samples(), &run.checkpoints()] {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
     write(&run.config(), config.to_toml()?.as_bytes())?;
     write(&run.split(), serde_json::to_string_pretty(&entries)?.as_bytes())?;
-    let method = config.method.build(config, device);
     let position = Position { step: 0, best_psnr: f64::NEG_INFINITY };
     go_on(config, data, run, &entries, method, position, Sums::default(), device, stop)
 }
@@ -122,9 +125,15 @@ pub fn resume(data: &Path, run: &RunFolder, device: Device, stop: &dyn Fn(u64) -
     let recorded = run.entries()?;
     let same = entries.len() == recorded.len() && entries.iter().zip(&recorded).all(|(a, b)| a.same_images(b));
     ensure!(same, "the images below {} are not those that {} lists", data.display(), run.split().display());
-    let mut method = config.method.build(&config, device);
+    let mut method = prepared(&config, device)?;
     let (position, log) = checkpoint::load(&run.last(), method.as_mut())?;
     go_on(&config, data, run, &entries, method, position, Sums::resumed(log), device, stop)
+}
+
+fn prepared(config: &Config, device: Device) -> Result<Box<dyn Method>> {
+    let mut method = config.method.build(config, device);
+    method.prepare(config)?;
+    Ok(method)
 }
 
 #[allow(clippy::too_many_arguments, reason = "the two callers above are its only ones")]

@@ -19,7 +19,7 @@ fn one_batch_is_learnt_by_heart() {
         tch::manual_seed(1);
         let image = || Tensor::rand([2, 1, 16, 16], (Kind::Float, Device::Cpu));
         let weight = Tensor::ones([2, 1, 1, 1], (Kind::Float, Device::Cpu));
-        let batch = Batch { input: image(), target: image(), weight };
+        let batch = Batch { task: 0, input: image(), target: image(), weight };
         let loss = |losses: Vec<(&str, Tensor)>| losses[0].1.double_value(&[]);
         let first = loss(method.step(&batch, 3e-3));
         let last = (0..400).map(|_| loss(method.step(&batch, 3e-3))).last().unwrap();
@@ -147,12 +147,13 @@ fn unet_loss_and_adam_agree_with_pytorch() {
         assert!(difference < tolerance, "{difference}");
     };
     let batch = Batch {
+        task: 0,
         input: stored["input"].shallow_clone(),
         target: stored["target"].shallow_clone(),
         weight: stored["weight"].shallow_clone(),
     };
-    close(&method.restore(&batch.input), &stored["output"], 1e-5);
+    close(&method.restore(&batch.input, 0), &stored["output"], 1e-5);
     let losses: Vec<f64> = (0..3).map(|_| method.step(&batch, 1e-2)[0].1.double_value(&[])).collect();
     close(&Tensor::from_slice(&losses), &stored["losses"], 1e-5);
-    close(&method.restore(&batch.input), &stored["output_after_three_steps"], 1e-4);
+    close(&method.restore(&batch.input, 0), &stored["output_after_three_steps"], 1e-4);
 }

@@ -21,7 +21,9 @@ pub struct Care {
 impl Care {
     /// Fresh weights from the config's seed.
     pub fn new(config: &Config, device: Device) -> Self {
-        let net = |path: &tch::nn::Path| UNet::new(path, &config.net, &mut Pcg64Mcg::seed_from_u64(config.seed));
+        let net = |path: &tch::nn::Path| {
+            UNet::new(path, &config.net, config.tasks.len(), &mut Pcg64Mcg::seed_from_u64(config.seed))
+        };
         let generator = Learner::new(device, config.train.ema, 0.9, net);
         Self { generator, kind: training_kind(config.train.precision, device) }
     }
@@ -29,7 +31,7 @@ impl Care {
 
 impl Method for Care {
     fn step(&mut self, batch: &Batch, learning_rate: f64) -> Losses {
-        let restored = self.generator.net().forward(&batch.input, self.kind);
+        let restored = self.generator.net().forward(&batch.input, batch.task, self.kind);
         let loss = losses::l1(&restored, &batch.target, &batch.weight);
         loss.backward();
         self.generator.step(learning_rate);

@@ -19,7 +19,9 @@ pub struct Cgan {
 impl Cgan {
     /// Fresh weights from the config's seed.
     pub fn new(config: &Config, device: Device) -> Self {
-        let net = |path: &tch::nn::Path| UNet::new(path, &config.net, &mut Pcg64Mcg::seed_from_u64(config.seed));
+        let net = |path: &tch::nn::Path| {
+            UNet::new(path, &config.net, config.tasks.len(), &mut Pcg64Mcg::seed_from_u64(config.seed))
+        };
         let generator = Learner::new(device, config.train.ema, 0.9, net);
         Self { generator, loss: config.loss.clone(), kind: training_kind(config.train.precision, device) }
     }
@@ -29,7 +31,7 @@ impl Method for Cgan {
     fn step(&mut self, batch: &Batch, learning_rate: f64) -> Losses {
         let Loss { pixel, lambda_pixel, lambda_ssim } = self.loss;
         let Batch { target, weight, .. } = batch;
-        let restored = self.generator.net().forward(&batch.input, self.kind);
+        let restored = self.generator.net().forward(&batch.input, batch.task, self.kind);
         let pixel = match pixel {
             PixelLoss::L1 => losses::l1(&restored, target, weight),
             PixelLoss::L2 => losses::l2(&restored, target, weight),
