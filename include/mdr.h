@@ -375,6 +375,26 @@ mdr_restore_planes (
     MdrPixelType_t output_type);
 
 /** \brief
+ *  Simulates an image with the defect that a task restores, for whoever has none at hand. The same on every call.
+ *
+ *  `task`: "denoise", "axial" or "super-resolve".
+ *  `output`: receives the samples without gaps; may be NULL if `output_len` is 0, and then only the text is written.
+ *  `output_len`: samples (not bytes) of `output`: 0, or the product of `shape`.
+ *  `buffer`: where the text goes, a JSON object: axes, shape, pixel_size_um and z_step_um (null for a plane); may be NULL
+ *  if `capacity` is 0; not asked for where samples are and `capacity` is 0.
+ *  `capacity`: bytes that `buffer` has.
+ *  `needed`: becomes the bytes that the text takes with its final NUL; may be NULL.
+ */
+MdrStatus_t
+mdr_sample (
+    char const * task,
+    uint16_t * output,
+    size_t output_len,
+    char * buffer,
+    size_t capacity,
+    size_t * needed);
+
+/** \brief
  *  Version of mdr, such as "0.1.0"; static text, never NULL.
  */
 char const *

@@ -227,3 +227,25 @@ def test_the_run_can_be_repeated_from_the_metadata():
     assert pixel_size == (None, None)
     again = restore(image, note["task"], axes=note["axes"], **options)
     assert np.array_equal(first, again)
+
+
+@pytest.mark.parametrize(("key", "axes"), [("noisy", "YX"), ("anisotropic", "ZYX"), ("blurred", "YX")])
+def test_samples_are_opened_and_understood(make_napari_viewer, key, axes):
+    viewer = make_napari_viewer()
+    viewer.open_sample("napari-mdr", key)
+    layer = viewer.layers[0]
+    image = source(layer)
+    assert "simulated" in layer.name
+    assert image.axes == axes
+    assert image.pixel_size_um == pytest.approx(0.1)
+    assert image.z_step_um == (pytest.approx(0.4) if "Z" in axes else None)
+    assert layer.data.std() > 0
+
+
+def test_the_manifest_offers_what_is_built_in():
+    from npe2 import PluginManager
+
+    manifest = PluginManager.instance().get_manifest("napari-mdr")
+    commands = {item.command for item in manifest.contributions.menus["napari-mdr/restore"]}
+    tasks = {model["task"] for model in Model.builtins()}
+    assert commands == {f"napari-mdr.{task}" for task in tasks} | {"napari-mdr.widget"}

@@ -21,6 +21,7 @@ from ctypes import (
     c_int64,
     c_size_t,
     c_uint8,
+    c_uint16,
     c_uint32,
     c_uint64,
     c_void_p,
@@ -66,6 +67,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_int32,
         [c_void_p, c_void_p, c_int32, c_char_p, POINTER(c_size_t), POINTER(c_int64), c_char_p]
         + [_Progress, c_void_p, c_void_p, c_int32, c_size_t],
+    ),
+    "mdr_sample": (
+        c_int32,
+        [c_char_p, POINTER(c_uint16), c_size_t, c_char_p, c_size_t, POINTER(c_size_t)],
     ),
     "mdr_fit_planes": (
         c_int32,
@@ -275,6 +280,14 @@ def builtin_models() -> list[dict[str, Any]]:
     """Facts about the models that are built into the library."""
     models: list[dict[str, Any]] = _json(_library.mdr_builtin_models)
     return models
+
+
+def sample(task: str) -> tuple[np.ndarray[Any, np.dtype[np.uint16]], dict[str, Any]]:
+    """A simulated image with the defect that a task restores, and its axes, shape, pixel_size_um, z_step_um."""
+    info: dict[str, Any] = _json(_library.mdr_sample, _text(task), None, 0)
+    image = np.empty(info["shape"], np.uint16)
+    _check(_library.mdr_sample(_text(task), image.ctypes.data_as(POINTER(c_uint16)), image.size, None, 0, None))
+    return image, info
 
 
 def _plane_shape(axes: str, shape: Sequence[int]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ that, or lazily loaded, those of the plane stand in.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class Preview:
 
     def __init__(self) -> None:
         self._key: Any = None
+        self._of: Any = None
         self._fitted: list[dict[str, Any]] = []
 
     def restore(
@@ -51,15 +53,15 @@ class Preview:
         plane = image.plane(flat)
         model_of = image if whole and isinstance(image.data, np.ndarray) and image.data.size <= LARGEST_FIT else plane
 
-        key: tuple[Any, ...] = (id(source.data), source.axes, model.info["sha256"], repr(settings.get("normalization")), channel)
+        key: tuple[Any, ...] = (source.axes, model.info["sha256"], repr(settings), channel)
         key += () if model_of is image else tuple(sorted(flat.items()))
-        if key != self._key:
+        if key != self._key or self._of is None or self._of() is not source.data:
 
             def go_on() -> Any:
                 return progress(0, 0)
 
             self._fitted = fit(model_of.data, model, axes=source.axes, progress=go_on, **settings)
-            self._key = key
+            self._key, self._of = key, weakref.ref(source.data)
         window = {letter: limited(bounds, stack) for letter, bounds in window.items()}
         reads, keeps = cut(model, source.axes, plane.shape, window)
         part = np.asarray(plane.data[reads])

@@ -433,6 +433,7 @@ class RestoreWidget(QWidget):
 
     def _preview_toggled(self, on: bool) -> None:
         if on:
+            self._preview = Preview()  # pixels may have been changed in place since the last one
             self._ask_preview()
         else:
             self._timer.stop()
