@@ -116,8 +116,8 @@ class RestoreWidget(QWidget):
         form.addRow("Axes", self.axes)
         form.addRow(self.understood)
         form.addRow("Channel", self.channel)
-        form.addRow("Pixel size", self.pixel_size)
-        form.addRow("Z step", self.z_step)
+        form.addRow("Pixel size (µm)", self.pixel_size)
+        form.addRow("Z step (µm)", self.z_step)
         self._form = form
         self.expert_settings = QWidget()
         expert = QFormLayout(self.expert_settings)
