@@ -121,6 +121,36 @@ def test_a_foreign_model_gets_the_chosen_task(viewer, qtbot, tmp_path):
     assert tuple(viewer.layers[-1].scale) == (0.5, 1, 1)
 
 
+def test_images_that_cannot_be_restored_are_explained(viewer, qtbot):
+    widget = open_widget(viewer)
+    assert "no image is open" in widget.understood.text()
+    assert not widget.run_button.isEnabled()
+    viewer.add_image(np.zeros((2, 2, 2, 2, 16, 16)), name="six")
+    widget.image.setCurrentText("six")
+    assert "6 dimensions: expected 2 to 5" in widget.understood.text()
+    viewer.add_image(np.zeros((16, 16, 3), np.uint8), rgb=True, name="colours")
+    widget.image.setCurrentText("colours")
+    assert "RGB" in widget.understood.text()
+    widget.run_button.click()
+    assert widget._run is None
+    viewer.layers.clear()
+    assert "no image is open" in widget.understood.text()
+
+
+def test_closing_the_viewer_stops_the_run(viewer, qtbot):
+    from napari_mdr._run import Run
+
+    viewer.add_image(noisy(60, 256, 256))
+    widget = open_widget(viewer)
+    widget.run_button.click()
+    (run,) = Run._alive
+    qtbot.waitUntil(lambda: run._report[0] > 0, timeout=30_000)
+    viewer.close()
+    qtbot.waitUntil(lambda: not run._worker.is_running, timeout=10_000)
+    assert run._report[0] < run._report[1]
+    Run._alive.clear()
+
+
 def test_cancel_leaves_no_layer(viewer, qtbot):
     viewer.add_image(noisy(40, 256, 256))
     widget = open_widget(viewer)

@@ -198,7 +198,10 @@ class RestoreWidget(QWidget):
     def _image_chosen(self, index: int = 0) -> None:
         if self.layer is not self._axes_of:
             self._axes_of = self.layer
-            self.axes.setText(axes_of(self.layer) if self.layer is not None and not self.layer.rgb else "")
+            try:
+                self.axes.setText(axes_of(self.layer) if self.layer is not None and not self.layer.rgb else "")
+            except ValueError:  # said where the image is explained
+                self.axes.setText("")
         self._changed()
 
     def source(self) -> Source:
