@@ -122,11 +122,7 @@ impl Throw {
 impl<T: Default> ErrorPolicy<T, Fault> for Throw {
     type Captures<'local: 'method, 'method> = ();
 
-    fn on_error<'local: 'method, 'method>(
-        env: &mut Env<'local>,
-        (): &mut (),
-        fault: Fault,
-    ) -> jni::errors::Result<T> {
+    fn on_error<'local: 'method, 'method>(env: &mut Env<'local>, (): &mut (), fault: Fault) -> jni::errors::Result<T> {
         match fault {
             Fault::Status(status, message) => Self::throw(env, status, &message),
             Fault::Jni(error) => Self::throw(env, INTERNAL, &format!("JNI: {error}")),
@@ -421,7 +417,8 @@ extern "system" fn Java_org_mdr_fiji_MdrNative_modelFacts<'l>(
         let api = api()?;
         let model = model as *const Model;
         // SAFETY: a model that `MdrModel` holds, and a text buffer.
-        let json = api.text(|buffer, capacity, needed| unsafe { (api.model_facts)(model, buffer, capacity, needed) })?;
+        let json =
+            api.text(|buffer, capacity, needed| unsafe { (api.model_facts)(model, buffer, capacity, needed) })?;
         Ok::<_, Fault>(JString::from_str(env, json)?)
     })
     .resolve::<Throw>()
