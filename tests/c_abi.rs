@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::contract::{Binding, Failure, Request, Samples, Type};
+use common::contract::{Binding, Failure, Request, Samples, Type, dense};
 use common::tools::{library, repository};
 use libloading::Library;
 use serde_json::Value;
@@ -14,6 +14,9 @@ use std::sync::LazyLock;
 
 type Handle = *mut c_void;
 type Progress = Option<unsafe extern "C" fn(u64, u64, *mut c_void) -> i32>;
+
+type ReadPlane = Option<unsafe extern "C" fn(u64, u64, u64, *mut c_void, *mut c_void) -> i32>;
+type WritePlane = Option<unsafe extern "C" fn(u64, u64, u64, *const c_void, *mut c_void) -> i32>;
 
 const OK: i32 = 0;
 const INVALID_ARGUMENT: i32 = 1;
@@ -71,6 +74,12 @@ api! {
     mdr_restore: fn(
         Handle, *const c_void, i32, *const c_char, *const usize, *const i64, *const c_char, Progress, *mut c_void,
         *mut c_void, i32, usize
+    ) -> i32;
+    mdr_fit_planes: fn(
+        Handle, ReadPlane, i32, *const c_char, *const usize, *const c_char, *mut c_void, *mut c_char, usize, *mut usize
+    ) -> i32;
+    mdr_restore_planes: fn(
+        Handle, ReadPlane, i32, *const c_char, *const usize, *const c_char, Progress, *mut c_void, WritePlane, i32
     ) -> i32;
 }
 
@@ -241,6 +250,281 @@ impl Binding for CAbi {
 
 contract!(CAbi);
 
+/// The same library, but for `restore`, which hands over and takes planes.
+struct ByPlanes;
+
+/// What the callbacks of [`ByPlanes`] and of the tests below work on.
+struct Exchange<'a> {
+    axes: String,
+    input: Vec<f32>,
+    shape: Vec<usize>,
+    input_type: Type,
+    output: Vec<f32>,
+    out_shape: Vec<usize>,
+    output_type: Type,
+    progress: &'a mut dyn FnMut(u64, u64) -> bool,
+    /// Planes as they were asked for and as they came.
+    read: Vec<[u64; 3]>,
+    written: Vec<[u64; 3]>,
+    /// How many planes are read, or written, before a callback says stop.
+    stop_at: [usize; 2],
+}
+
+impl Exchange<'_> {
+    /// Positions, in an array of `shape`, of the samples of a plane.
+    fn plane(axes: &str, shape: &[usize], plane: [u64; 3]) -> Vec<usize> {
+        let at = |letter| axes.find(letter);
+        let length = |letter| at(letter).map_or(1, |i| shape[i]);
+        let strides = dense(shape);
+        let mut indices = Vec::new();
+        for y in 0..length('Y') {
+            for x in 0..length('X') {
+                let position = [('T', plane[0]), ('C', plane[1]), ('Z', plane[2]), ('Y', y as u64), ('X', x as u64)];
+                let offset = |(letter, index)| at(letter).map_or(0, |i| strides[i] * index as i64);
+                indices.push(position.into_iter().map(offset).sum::<i64>() as usize);
+            }
+        }
+        indices
+    }
+
+    unsafe extern "C" fn read(t: u64, c: u64, z: u64, samples: *mut c_void, user: *mut c_void) -> i32 {
+        // SAFETY: `user` is what the test handed in, `samples` has room for a plane of its type.
+        unsafe {
+            let this = &mut *user.cast::<Exchange>();
+            for (i, at) in Self::plane(&this.axes, &this.shape, [t, c, z]).into_iter().enumerate() {
+                match this.input_type {
+                    Type::U8 => samples.cast::<u8>().add(i).write(this.input[at] as u8),
+                    Type::U16 => samples.cast::<u16>().add(i).write(this.input[at] as u16),
+                    Type::F32 => samples.cast::<f32>().add(i).write(this.input[at]),
+                }
+            }
+            this.read.push([t, c, z]);
+            (this.read.len() < this.stop_at[0]).into()
+        }
+    }
+
+    unsafe extern "C" fn write(t: u64, c: u64, z: u64, samples: *const c_void, user: *mut c_void) -> i32 {
+        // SAFETY: as above.
+        unsafe {
+            let this = &mut *user.cast::<Exchange>();
+            for (i, at) in Self::plane(&this.axes, &this.out_shape, [t, c, z]).into_iter().enumerate() {
+                this.output[at] = match this.output_type {
+                    Type::U8 => samples.cast::<u8>().add(i).read().into(),
+                    Type::U16 => samples.cast::<u16>().add(i).read().into(),
+                    Type::F32 => samples.cast::<f32>().add(i).read(),
+                };
+            }
+            this.written.push([t, c, z]);
+            (this.written.len() < this.stop_at[1]).into()
+        }
+    }
+
+    unsafe extern "C" fn progress(done: u64, total: u64, user: *mut c_void) -> i32 {
+        // SAFETY: as above.
+        unsafe { ((*user.cast::<Exchange>()).progress)(done, total).into() }
+    }
+
+    fn new<'a>(
+        model: &Model,
+        request: &Request,
+        progress: &'a mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Exchange<'a>, Failure> {
+        let mut out_shape = request.shape.clone();
+        let (axes, options) = (c(request.axes), request.options.map(c));
+        let options = options.as_ref().map_or(null(), |options| options.as_ptr());
+        let lengths = out_shape.as_mut_ptr();
+        // SAFETY: text and lengths live during the call.
+        check(unsafe { (API.mdr_output_shape)(model.0, axes.as_ptr(), lengths, options, lengths) })?;
+        Ok(Exchange {
+            axes: request.axes.to_ascii_uppercase(),
+            input: request.gathered().to_f32(),
+            shape: request.shape.clone(),
+            input_type: request.samples.kind(),
+            output: vec![0.0; out_shape.iter().product()],
+            out_shape,
+            output_type: request.output,
+            progress,
+            read: vec![],
+            written: vec![],
+            stop_at: [usize::MAX; 2],
+        })
+    }
+
+    fn run(&mut self, model: &Model, options: Option<&str>) -> Result<(), Failure> {
+        let (axes, options) = (c(&self.axes), options.map(c));
+        let options = options.as_ref().map_or(null(), |options| options.as_ptr());
+        let (from, to, shape) = (number(self.input_type), number(self.output_type), self.shape.clone());
+        let (read, write, progress) = (Some(Self::read as _), Some(Self::write as _), Some(Self::progress as _));
+        let user = (&raw mut *self).cast();
+        // SAFETY: everything lives during the call.
+        check(unsafe {
+            let (axes, shape) = (axes.as_ptr(), shape.as_ptr());
+            (API.mdr_restore_planes)(model.0, read, from, axes, shape, options, progress, user, write, to)
+        })
+    }
+}
+
+impl Binding for ByPlanes {
+    type Model = Model;
+
+    fn load(&self, path: &Path) -> Result<Model, Failure> {
+        CAbi.load(path)
+    }
+
+    fn load_bytes(&self, name: &str, bytes: &[u8]) -> Result<Model, Failure> {
+        CAbi.load_bytes(name, bytes)
+    }
+
+    fn builtin(&self, task: &str) -> Result<Model, Failure> {
+        CAbi.builtin(task)
+    }
+
+    fn facts(&self, model: &Model) -> Value {
+        CAbi.facts(model)
+    }
+
+    fn output_info(&self, model: &Model, request: &Request) -> Result<Value, Failure> {
+        CAbi.output_info(model, request)
+    }
+
+    fn restore(
+        &self,
+        model: &Model,
+        request: &Request,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Samples, Failure> {
+        let mut exchange = Exchange::new(model, request, progress)?;
+        exchange.run(model, request.options)?;
+        let output = exchange.output;
+        Ok(match request.output {
+            Type::U8 => Samples::U8(output.into_iter().map(|sample| sample as u8).collect()),
+            Type::U16 => Samples::U16(output.into_iter().map(|sample| sample as u16).collect()),
+            Type::F32 => Samples::F32(output),
+        })
+    }
+}
+
+mod by_planes {
+    use super::{ByPlanes, common};
+    use crate::contract;
+
+    contract!(ByPlanes);
+}
+
+#[test]
+fn planes_give_the_same_bytes_in_the_promised_order() {
+    let model = CAbi.builtin("denoise").expect("a built-in model");
+    for (axes, shape) in [("YX", vec![50, 40]), ("XZCYT", vec![30, 2, 2, 35, 2])] {
+        let request = Request { output: Type::F32, ..Request::noise(Type::U16, axes, &shape) };
+        let whole = CAbi.restore(&model, &request, &mut |_, _| true).expect("a restoration");
+        let mut go_on = |_, _| true;
+        let mut exchange = Exchange::new(&model, &request, &mut go_on).expect("an output");
+        exchange.run(&model, None).expect("a restoration");
+        assert_eq!(Samples::F32(exchange.output), whole);
+        let mut order = exchange.written.clone();
+        order.sort_by_key(|&[t, c, z]| [t, z, c]);
+        order.dedup();
+        assert_eq!(exchange.written, order);
+        let plane_len: usize = "YX".chars().map(|letter| shape[axes.find(letter).expect("Y and X")]).product();
+        assert_eq!(exchange.written.len(), shape.iter().product::<usize>() / plane_len);
+    }
+}
+
+/// Statistics of the whole, as text.
+fn fit(model: &Model, exchange: &mut Exchange, options: Option<&str>) -> Result<Value, Failure> {
+    let (axes, options) = (c(&exchange.axes), options.map(c));
+    let options = options.as_ref().map_or(null(), |options| options.as_ptr());
+    let (from, shape, user) = (number(exchange.input_type), exchange.shape.clone(), (&raw mut *exchange).cast());
+    let read = Some(Exchange::read as _);
+    json(|buffer, capacity, needed| {
+        // SAFETY: everything lives during the call.
+        unsafe {
+            let (axes, shape) = (axes.as_ptr(), shape.as_ptr());
+            (API.mdr_fit_planes)(model.0, read, from, axes, shape, options, user, buffer, capacity, needed)
+        }
+    })
+}
+
+#[test]
+fn statistics_taken_before_give_the_same_bytes() {
+    let model = identity();
+    for options in [r#""channel":null"#, r#""channel":1"#, r#""normalization":{"kind":"mean-std"}"#] {
+        let given = format!("{{{options}}}");
+        let request = Request::noise(Type::F32, "CZYX", &[2, 3, 20, 30]).options(&given);
+        let whole = CAbi.restore(&model, &request, &mut |_, _| true).expect("a restoration");
+        let mut go_on = |_, _| true;
+        let mut exchange = Exchange::new(&model, &request, &mut go_on).expect("an output");
+        let fitted = fit(&model, &mut exchange, Some(&given)).expect("statistics");
+        let again = format!("{{{options},\"fitted\":{fitted}}}");
+        assert_eq!(CAbi.restore(&model, &request.clone().options(&again), &mut |_, _| true), Ok(whole), "{again}");
+        // For fewer channels, or none.
+        for wrong in
+            [r#"{"fitted":[]}"#, r#"{"fitted":[{"offset":"0","range":"x"}]}"#, r#"{"fitted":[{"offset":"1"}]}"#]
+        {
+            let failure =
+                CAbi.restore(&model, &request.clone().options(wrong), &mut |_, _| true).expect_err("a refusal");
+            assert_eq!(failure.status, "InvalidOption", "{}", failure.message);
+        }
+        exchange.stop_at[0] = exchange.read.len() + 1;
+        assert_eq!(fit(&model, &mut exchange, None).expect_err("a refusal").status, "Cancelled");
+    }
+}
+
+/// A plane by itself has other percentiles than its stack; with the stack's it is restored as part of the stack.
+#[test]
+fn a_part_is_restored_as_the_whole_would_be() {
+    let model = CAbi.builtin("denoise").expect("a built-in model");
+    let mut stack = Request { output: Type::F32, ..Request::noise(Type::U16, "ZYX", &[2, 40, 48]) };
+    let Samples::U16(samples) = &mut stack.samples else { unreachable!("as asked for") };
+    samples[40 * 48..].iter_mut().for_each(|sample| *sample /= 4);
+    let second = samples[40 * 48..].to_vec();
+    let whole = CAbi.restore(&model, &stack, &mut |_, _| true).expect("a restoration").to_f32();
+    let mut go_on = |_, _| true;
+    let fitted = fit(&model, &mut Exchange::new(&model, &stack, &mut go_on).expect("an output"), None).expect("fitted");
+    let options = format!("{{\"fitted\":{fitted}}}");
+    let plane = Request { samples: Samples::U16(second), axes: "YX", shape: vec![40, 48], ..stack.clone() };
+    let alone = CAbi.restore(&model, &plane, &mut |_, _| true).expect("a restoration").to_f32();
+    assert_ne!(alone, whole[40 * 48..]);
+    let part = CAbi.restore(&model, &plane.options(&options), &mut |_, _| true).expect("a restoration").to_f32();
+    assert_eq!(part, whole[40 * 48..]);
+}
+
+#[test]
+fn a_callback_that_says_stop_is_not_called_again() {
+    let model = identity();
+    let request = Request::noise(Type::U8, "ZYX", &[4, 9, 8]);
+    // Among the statistics, before the network, and when the last plane has come.
+    for stop_at in [[1, usize::MAX], [9, usize::MAX], [usize::MAX, 1], [usize::MAX, 4]] {
+        let mut go_on = |_, _| true;
+        let mut exchange = Exchange::new(&model, &request, &mut go_on).expect("an output");
+        exchange.stop_at = stop_at;
+        let failure = exchange.run(&model, None).expect_err("a refusal");
+        assert_eq!(failure.status, "Cancelled", "{}", failure.message);
+        let calls = [exchange.read.len(), exchange.written.len()];
+        assert!(calls.contains(stop_at.iter().min().expect("two")), "{calls:?} {stop_at:?}");
+    }
+}
+
+#[test]
+fn planes_without_a_function_are_refused() {
+    let (model, axes, shape) = (identity(), c("YX"), [4_usize, 4]);
+    let (read, write) = (Some(Exchange::read as _), Some(Exchange::write as _));
+    let run = |handle, read, from, shape: &[usize], write, to| {
+        // SAFETY: refused before a callback is called.
+        unsafe {
+            let (axes, shape) = (axes.as_ptr(), shape.as_ptr());
+            (API.mdr_restore_planes)(handle, read, from, axes, shape, null(), None, null_mut(), write, to)
+        }
+    };
+    refused(run(null_mut(), read, 1, &shape, write, 1), INVALID_ARGUMENT, "model is NULL");
+    refused(run(model.0, None, 1, &shape, write, 1), INVALID_ARGUMENT, "read is NULL");
+    refused(run(model.0, read, 1, &shape, None, 1), INVALID_ARGUMENT, "write is NULL");
+    refused(run(model.0, read, 9, &shape, write, 1), INVALID_ARGUMENT, "input_type");
+    refused(run(model.0, read, 1, &shape, write, 0), INVALID_ARGUMENT, "output_type");
+    refused(run(model.0, read, 1, &[4, 0], write, 1), INVALID_ARGUMENT, "length of X is 0");
+    refused(run(model.0, read, 1, &[1 << 28, 1 << 28], write, 1), INVALID_OPTION, "memory");
+}
+
 fn identity() -> Model {
     CAbi.load_bytes("identity", &common::identity()).expect("a model")
 }
@@ -260,7 +544,7 @@ fn library_has_every_function_of_the_header() {
         .chain(header.match_indices(" (void);"))
         .filter_map(|(end, _)| header[..end].split_whitespace().next_back())
         .collect();
-    assert_eq!(names.len(), 12, "{names:?}");
+    assert_eq!(names.len(), 14, "{names:?}");
     for name in names {
         assert!(name.starts_with("mdr_"), "{name}");
         // SAFETY: the symbol is looked up, not called.

@@ -37,7 +37,11 @@ fn every_parameter_is_documented() {
         let (_, parameters) = declaration.split_once('(').expect("parameters");
         functions += 1;
         // A function pointer is named inside its own parentheses, with parameters that have no names.
-        let parameters = parameters.replace("(uint64_t, uint64_t, void *)", "").replace(')', "");
+        let parameters = parameters
+            .replace("(uint64_t, uint64_t, void *)", "")
+            .replace("(uint64_t, uint64_t, uint64_t, void *, void *)", "")
+            .replace("(uint64_t, uint64_t, uint64_t, void const *, void *)", "")
+            .replace(')', "");
         for parameter in parameters.split(',').filter(|parameter| parameter.trim() != "void") {
             let name = parameter.rsplit([' ', '*']).next().expect("a name").trim();
             assert!(docs.contains(&format!("`{name}`")), "{name} is not documented in {declaration}");
@@ -75,7 +79,9 @@ fn witness() -> String {
     let config = cbindgen::Config {
         language: cbindgen::Language::C,
         export: cbindgen::ExportConfig {
-            include: ["MdrStatus", "MdrPixelType", "MdrProgress", "MdrModel"].map(String::from).to_vec(),
+            include: ["MdrStatus", "MdrPixelType", "MdrProgress", "MdrReadPlane", "MdrWritePlane", "MdrModel"]
+                .map(String::from)
+                .to_vec(),
             prefix: Some("Witness".into()),
             ..Default::default()
         },
@@ -122,6 +128,9 @@ fn two_generators_agree() {
          _Static_assert(_Generic(&mdr_restore, MdrStatus_t (*)(MdrModel_t const *, void const *, MdrPixelType_t, \
          char const *, size_t const *, int64_t const *, char const *, WitnessMdrProgress, void *, void *, \
          MdrPixelType_t, size_t): 1, default: 0), \"progress callback\");\n\
+         _Static_assert(_Generic(&mdr_restore_planes, MdrStatus_t (*)(MdrModel_t const *, WitnessMdrReadPlane, \
+         MdrPixelType_t, char const *, size_t const *, char const *, WitnessMdrProgress, void *, \
+         WitnessMdrWritePlane, MdrPixelType_t): 1, default: 0), \"plane callbacks\");\n\
          int main(void) {{ return 0; }}\n"
     );
 

@@ -331,6 +331,7 @@ impl Restore {
             pixel_size_um: self.pixel_size,
             z_step_um: self.z_step,
             normalization: self.normalization,
+            fitted: None,
             task: self.task,
         };
         let mut source = TiffReader::open(input, self.axes.as_ref())?;

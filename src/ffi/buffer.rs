@@ -8,7 +8,7 @@
 use super::guard::{Failure, array, pointer};
 use super::types::{MdrPixelType, MdrStatus};
 use crate::image::Sample;
-use crate::{Axes, ImageInfo, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape};
+use crate::{Axes, Error, ImageInfo, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape};
 use std::ffi::c_void;
 use std::ops::Range;
 
@@ -225,6 +225,56 @@ impl PlaneSink for Buffer {
             }
         }
         Ok(())
+    }
+}
+
+/// An image whose planes the caller's function `call` hands over or takes, one at a time, in a buffer of ours.
+pub(super) struct Planes<F> {
+    info: ImageInfo,
+    call: F,
+    /// Of one plane.
+    buffer: Buffer,
+    /// What `buffer` leads to: four bytes for each sample, whatever its type.
+    memory: Vec<u32>,
+}
+
+/// The plane of a buffer that has one.
+const PLANE: PlaneIndex = PlaneIndex { t: 0, c: 0, z: 0 };
+
+impl<F: FnMut(PlaneIndex, *mut c_void) -> bool> Planes<F> {
+    /// `call` fills the memory it is given with the plane, or takes the plane from it, and returns whether to go on.
+    pub fn new(pixel_type: MdrPixelType, grid: &Grid, call: F) -> std::result::Result<Self, Failure> {
+        let info = grid.info(engine_type(pixel_type))?;
+        let plane = Grid { letters: vec!['Y', 'X'], lengths: vec![info.shape.y, info.shape.x] };
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(plane.len()?).map_err(|_| {
+            Error::InvalidOption(format!("a plane of {} by {} pixels exceeds the memory", info.shape.y, info.shape.x))
+        })?;
+        memory.resize(plane.len()?, 0);
+        let buffer = Buffer::new(memory.as_mut_ptr().cast(), pixel_type, &plane, None, "plane")?;
+        Ok(Self { info, call, buffer, memory })
+    }
+
+    fn call(&mut self, index: PlaneIndex) -> Result<()> {
+        if (self.call)(index, self.memory.as_mut_ptr().cast()) { Ok(()) } else { Err(Error::Cancelled) }
+    }
+}
+
+impl<F: FnMut(PlaneIndex, *mut c_void) -> bool> PlaneSource for Planes<F> {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn read_plane(&mut self, index: PlaneIndex, samples: &mut [f32]) -> Result<()> {
+        self.call(index)?;
+        self.buffer.read_plane(PLANE, samples)
+    }
+}
+
+impl<F: FnMut(PlaneIndex, *mut c_void) -> bool> PlaneSink for Planes<F> {
+    fn write_plane(&mut self, index: PlaneIndex, samples: &[f32]) -> Result<()> {
+        self.buffer.write_plane(PLANE, samples)?;
+        self.call(index)
     }
 }
 

@@ -27,8 +27,8 @@
 //!   "tile": side in pixels of the tiles that the network sees; "overlap": pixels that neighbouring tiles share, at
 //!   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes, by default 2048; "channel": the one channel to
 //!   restore, from 0; "pixel_size_um" and "z_step_um": calibration in micrometres, which axial restoration needs;
-//!   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "task": replaces
-//!   the model's, such as "axial".
+//!   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "fitted": the
+//!   statistics of each channel as `mdr_fit_planes` gives them; "task": replaces the model's, such as "axial".
 //! - No panic leaves the library: it becomes MDR_STATUS_INTERNAL, and Rust prints where it was to stderr. The
 //!   library installs no signal handler and keeps no state between calls but each thread's last error. A callback must
 //!   return: no exception and no longjmp may leave it.
@@ -44,11 +44,11 @@ mod buffer;
 mod guard;
 mod types;
 
-pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrStatus};
+pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrReadPlane, MdrStatus, MdrWritePlane};
 
-use crate::restore::{output_info, restore_planes};
-use crate::{Error, Model, Progress, RestoreOptions, models};
-use buffer::{Buffer, Grid};
+use crate::restore::{fit_planes, output_info, restore_planes};
+use crate::{Error, Model, PlaneIndex, Progress, RestoreOptions, models};
+use buffer::{Buffer, Grid, Planes};
 use guard::{Failure, array, guard, model, out, text};
 use safer_ffi::layout::ReprC;
 use safer_ffi::{c_char, ffi_export};
@@ -374,13 +374,114 @@ pub unsafe extern "C" fn mdr_restore(
             return Err(Failure::argument("input and output overlap"));
         }
 
-        let mut on_progress = |Progress { done, total }| match progress {
-            // SAFETY: the caller's function with the caller's argument.
-            Some(progress) => unsafe { progress(done, total, user) != 0 },
-            None => true,
-        };
-        Ok(restore_planes(model, &mut source, &mut sink, &options, &mut on_progress)?)
+        Ok(restore_planes(model, &mut source, &mut sink, &options, &mut on_progress(progress, user))?)
     })
+}
+
+/// Restores an image that is nowhere in memory as a whole: `read` hands over its planes, `write` takes those of the
+/// result. The pixels are those of `mdr_restore`.
+///
+/// Both functions are called in the calling thread, with the time point, channel and Z of the plane, each from 0,
+/// with memory for its samples (Y rows of X samples, without gaps, valid during the call), and with `user`. 0 stops
+/// the restoration, which then returns MDR_STATUS_CANCELLED; anything else goes on.
+///
+/// `model`: the model.
+/// `read`: fills the memory with a plane of the image; asked for each plane several times, for the statistics of the
+/// normalisation and for the network.
+/// `input_type`: type of the samples that `read` hands over.
+/// `axes`: axes of the image.
+/// `shape`: length of each axis.
+/// `options`: JSON object; may be NULL.
+/// `progress`: called in the calling thread, at the start and after every tile, with the tiles done, the tiles in all,
+/// and `user`; 0 cancels, anything else goes on; may be NULL.
+/// `user`: handed to `read`, `progress` and `write`; may be NULL.
+/// `write`: takes a plane of the result, whose lengths are those of `mdr_output_shape`; called once for each, in the
+/// order T, Z, C, C running fastest.
+/// `output_type`: type of the samples that `write` takes; integers are rounded (halves away from zero) and clamped.
+#[ffi_export]
+pub unsafe extern "C" fn mdr_restore_planes(
+    model: *const MdrModel,
+    read: MdrReadPlane,
+    input_type: AnyPixelType,
+    axes: *const c_char,
+    shape: *const usize,
+    options: *const c_char,
+    progress: MdrProgress,
+    user: *mut c_void,
+    write: MdrWritePlane,
+    output_type: AnyPixelType,
+) -> MdrStatus {
+    guard(|| {
+        let (input_type, output_type) =
+            (pixel_type(input_type, "input_type")?, pixel_type(output_type, "output_type")?);
+        let read = read.ok_or_else(|| Failure::argument("read is NULL"))?;
+        let write = write.ok_or_else(|| Failure::argument("write is NULL"))?;
+        // SAFETY: the handle came from this library; the caller keeps the rules for text, axes and shape.
+        let (model, grid, options) =
+            unsafe { (self::model(model)?, Grid::new(text(axes, "axes")?, shape)?, self::options(options)?) };
+        let result = grid.of_result(&output_info(model, &grid.info(crate::PixelType::F32)?, &options)?)?;
+        // SAFETY: here and below the caller's function with the caller's argument.
+        let mut source = Planes::new(input_type, &grid, |PlaneIndex { t, c, z }, samples| unsafe {
+            read(t as u64, c as u64, z as u64, samples, user) != 0
+        })?;
+        let mut sink = Planes::new(output_type, &result, |PlaneIndex { t, c, z }, samples| unsafe {
+            write(t as u64, c as u64, z as u64, samples, user) != 0
+        })?;
+        Ok(restore_planes(model, &mut source, &mut sink, &options, &mut on_progress(progress, user))?)
+    })
+}
+
+/// Takes the statistics by which `mdr_restore` normalises an image, so that a part of the image (a preview, one of
+/// many blocks) can be restored as the whole would be: given as the option "fitted", they replace the part's own. Runs
+/// no network.
+///
+/// `model`: the model.
+/// `read`: as in `mdr_restore_planes`; 0 stops with MDR_STATUS_CANCELLED.
+/// `input_type`: type of the samples that `read` hands over.
+/// `axes`: axes of the image.
+/// `shape`: length of each axis.
+/// `options`: JSON object; may be NULL.
+/// `user`: handed to `read`; may be NULL.
+/// `buffer`: where the text goes, a JSON array with one object for each channel that is restored; may be NULL if
+/// `capacity` is 0. The statistics are taken in every call: 100 bytes for each channel are enough for one to do.
+/// `capacity`: bytes that `buffer` has.
+/// `needed`: becomes the bytes that the text takes with its final NUL; may be NULL.
+#[ffi_export]
+pub unsafe extern "C" fn mdr_fit_planes(
+    model: *const MdrModel,
+    read: MdrReadPlane,
+    input_type: AnyPixelType,
+    axes: *const c_char,
+    shape: *const usize,
+    options: *const c_char,
+    user: *mut c_void,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> MdrStatus {
+    guard(|| {
+        let input_type = pixel_type(input_type, "input_type")?;
+        let read = read.ok_or_else(|| Failure::argument("read is NULL"))?;
+        // SAFETY: the handle came from this library; the caller keeps the rules for text, axes and shape.
+        let (model, grid, options) =
+            unsafe { (self::model(model)?, Grid::new(text(axes, "axes")?, shape)?, self::options(options)?) };
+        // SAFETY: the caller's function with the caller's argument.
+        let mut source = Planes::new(input_type, &grid, |PlaneIndex { t, c, z }, samples| unsafe {
+            read(t as u64, c as u64, z as u64, samples, user) != 0
+        })?;
+        let fitted = fit_planes(model, &mut source, &options, &mut || true)?;
+        // SAFETY: the caller keeps the rules for text buffers.
+        unsafe { write_json(&fitted, buffer, capacity, needed) }
+    })
+}
+
+/// The caller's progress callback as the engine's.
+fn on_progress(progress: MdrProgress, user: *mut c_void) -> impl FnMut(Progress) -> bool {
+    move |Progress { done, total }| match progress {
+        // SAFETY: the caller's function with the caller's argument.
+        Some(progress) => unsafe { progress(done, total, user) != 0 },
+        None => true,
+    }
 }
 
 /// The text of `mdr.h`. Lives here because safer-ffi sees the functions of the crate that calls it alone; called by

@@ -31,7 +31,7 @@ pub enum MdrStatus {
     Io = 6,
     /// The network failed while it ran.
     Inference = 7,
-    /// The progress callback asked to stop.
+    /// A callback of the caller asked to stop.
     Cancelled = 8,
     /// A defect of mdr; please report it with the text of `mdr_last_error`.
     Internal = 9,
@@ -57,6 +57,15 @@ pub struct MdrModel(pub(super) Model);
 
 /// Called with the tiles done, the tiles in all and the caller's `user`; 0 cancels, anything else goes on.
 pub type MdrProgress = Option<unsafe extern "C" fn(done: u64, total: u64, user: *mut c_void) -> i32>;
+
+/// Called for one plane: its time point, channel and Z, each from 0; memory for its samples, rows of X one after the
+/// other along Y, without gaps; and the caller's `user`. It fills the memory; 0 stops, anything else goes on.
+pub type MdrReadPlane =
+    Option<unsafe extern "C" fn(t: u64, c: u64, z: u64, samples: *mut c_void, user: *mut c_void) -> i32>;
+
+/// As [`MdrReadPlane`], but takes the samples, which are gone once it has returned.
+pub type MdrWritePlane =
+    Option<unsafe extern "C" fn(t: u64, c: u64, z: u64, samples: *const c_void, user: *mut c_void) -> i32>;
 
 // The promise that a model may be shared, checked by the compiler.
 const _: fn() = || {

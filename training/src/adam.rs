@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor, nn};
 
-const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
@@ -19,19 +18,20 @@ struct Moments {
 #[derive(Debug)]
 pub struct Adam {
     moments: BTreeMap<String, Moments>,
+    beta_1: f64,
     /// Steps taken: a tensor, so that it is saved and loaded like the rest.
     steps: Tensor,
 }
 
 impl Adam {
-    /// Zero moments for all trainable variables.
-    pub fn new(weights: &nn::VarStore) -> Self {
+    /// Zero moments for all trainable variables; `beta_1` is the decay of the first moment.
+    pub fn new(weights: &nn::VarStore, beta_1: f64) -> Self {
         let moments = weights.variables().into_iter().filter(|(_, variable)| variable.requires_grad());
         let moments = moments.map(|(name, variable)| {
             let (first, second) = (variable.zeros_like(), variable.zeros_like());
             (name, Moments { variable, first: first.detach(), second: second.detach() })
         });
-        Self { moments: moments.collect(), steps: Tensor::from_slice(&[0i64]) }
+        Self { moments: moments.collect(), beta_1, steps: Tensor::from_slice(&[0i64]) }
     }
 
     /// Steps taken.
@@ -43,7 +43,7 @@ impl Adam {
     pub fn step(&mut self, learning_rate: f64) {
         let _ = self.steps.g_add_scalar_(1);
         let t = self.steps() as i32;
-        let rate = learning_rate / (1.0 - BETA_1.powi(t));
+        let rate = learning_rate / (1.0 - self.beta_1.powi(t));
         let correction = 1.0 / (1.0 - BETA_2.powi(t)).sqrt();
         tch::no_grad(|| {
             for Moments { variable, first, second } in self.moments.values_mut() {
@@ -52,7 +52,7 @@ impl Adam {
                     continue;
                 }
                 let gradient = gradient.to_kind(Kind::Float);
-                let _ = first.lerp_(&gradient, 1.0 - BETA_1);
+                let _ = first.lerp_(&gradient, 1.0 - self.beta_1);
                 let _ = second.lerp_(&gradient.square(), 1.0 - BETA_2);
                 let step = &*first * rate / (second.sqrt() * correction + EPSILON);
                 let _ = variable.g_sub_(&step);

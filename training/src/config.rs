@@ -31,6 +31,9 @@ pub struct Config {
     /// Noise laid over clean images; without this table only real pairs are used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulate: Option<Simulate>,
+    /// Losses of the methods with a discriminator.
+    #[serde(default)]
+    pub loss: Loss,
     /// The loop.
     #[serde(default)]
     pub train: Train,
@@ -197,6 +200,49 @@ pub struct Simulate {
     pub weight_by_range: f64,
     /// Windows degraded for validation.
     pub validation_windows: usize,
+    /// Optics before the camera: blur and out-of-focus light.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub widefield: Option<Widefield>,
+    /// Optics before the camera: a coarse stack seen from the side, Y being Z.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub axial: Option<Axial>,
+}
+
+/// Blur and out-of-focus light of a wide-field microscope: G(sigma) + haze·G(haze_sigma). Ranges as in [`Simulate`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Widefield {
+    /// Sigma in pixels of what is in focus.
+    pub sigma: [f64; 2],
+    /// Light from out of focus, as a multiple of that in focus.
+    pub haze: [f64; 2],
+    /// Its sigma in pixels.
+    pub haze_sigma: [f64; 2],
+}
+
+impl Default for Widefield {
+    fn default() -> Self {
+        Self { sigma: [1.5, 3.5], haze: [0.0, 2.0], haze_sigma: [10.0, 40.0] }
+    }
+}
+
+/// A stack with coarse planes, seen from the side: blurred along Y, which plays the part of Z, few rows kept, linearly
+/// interpolated to the old grid after the noise (CARE's way to train from lateral planes). Ranges as in [`Simulate`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Axial {
+    /// Pixels from one kept row to the next, log-uniform.
+    pub step: [f64; 2],
+    /// Sigma of the blur along Y, in units of `step`.
+    pub sigma: [f64; 2],
+    /// Sigma of the blur along X, in pixels.
+    pub lateral_sigma: [f64; 2],
+}
+
+impl Default for Axial {
+    fn default() -> Self {
+        Self { step: [2.0, 6.0], sigma: [0.3, 1.0], lateral_sigma: [0.3, 1.2] }
+    }
 }
 
 impl Default for Simulate {
@@ -221,8 +267,39 @@ impl Default for Simulate {
             clip_percentile: [99.0, 99.9],
             weight_by_range: 0.5,
             validation_windows: 16,
+            widefield: None,
+            axial: None,
         }
     }
+}
+
+/// Losses of the cGAN restorer: L = lambda_pixel·pixel + lambda_ssim·(1 − SSIM) + lambda_adversarial·GAN. What has the
+/// factor 0 is not computed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Loss {
+    /// How a restored pixel is compared with its reference.
+    pub pixel: PixelLoss,
+    /// Factor of the pixel loss.
+    pub lambda_pixel: f64,
+    /// Factor of 1 − SSIM.
+    pub lambda_ssim: f64,
+}
+
+impl Default for Loss {
+    fn default() -> Self {
+        Self { pixel: PixelLoss::L1, lambda_pixel: 1.0, lambda_ssim: 0.0 }
+    }
+}
+
+/// How a restored pixel is compared with its reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PixelLoss {
+    /// Mean absolute error: the median of what is possible.
+    L1,
+    /// Mean squared error: the mean of what is possible.
+    L2,
 }
 
 /// The loop.
@@ -393,7 +470,15 @@ impl Simulate {
         ] {
             part(&format!("simulate.{name}"), value)?;
         }
+        let widefield = self.widefield.unwrap_or_default();
+        let axial = self.axial.unwrap_or_default();
         for (name, [low, high], least, most) in [
+            ("widefield.sigma", widefield.sigma, 0.0, 20.0),
+            ("widefield.haze", widefield.haze, 0.0, 10.0),
+            ("widefield.haze_sigma", widefield.haze_sigma, 0.0, 100.0),
+            ("axial.step", axial.step, 1.0, 16.0),
+            ("axial.sigma", axial.sigma, 0.0, 4.0),
+            ("axial.lateral_sigma", axial.lateral_sigma, 0.0, 20.0),
             ("zoom", self.zoom, 0.05, 4.0),
             ("blur_sigma", self.blur_sigma, 0.0, 20.0),
             ("gamma", self.gamma, 0.1, 10.0),

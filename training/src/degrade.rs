@@ -2,11 +2,13 @@
 //! as a whole, by the engine's own normalisation, because percentiles of a noisy image lie wider than those of a clean
 //! one and the network must see in training what the engine will feed it; patches are cut from it afterwards.
 //!
-//! Order, as in a microscope: magnification, band limit, photons and background (Poisson), excess noise of an EMCCD,
-//! read noise, then what software does: resampling, clipping, 8 bit.
+//! Order, as in a microscope: magnification, band limit, optics (`[simulate.widefield]` blur and haze, `[simulate.axial]`
+//! a PSF that is long along Y, which plays the part of Z, and few rows), photons and background (Poisson), excess noise of
+//! an EMCCD, read noise, then what software does: resampling, clipping, 8 bit. Where there are optics, gain and offset of
+//! the target are fitted to the degraded window, as those of a real pair are.
 
-use crate::config::{Data, Simulate};
-use crate::pairs::Plane;
+use crate::config::{Axial, Data, Simulate, Widefield};
+use crate::pairs::{Plane, match_intensity};
 use anyhow::Result;
 use mdr::simulate::{Phantom, phantom};
 use mdr::{Image, metrics};
@@ -36,7 +38,7 @@ pub fn window<'a>(
     rng: &mut Pcg64Mcg,
 ) -> Result<Window> {
     let clean = if rng.random_bool(settings.phantoms) { None } else { choose(rng) };
-    let signal = match clean {
+    let mut signal = match clean {
         Some(clean) => {
             let zoom = log_uniform(settings.zoom, rng);
             magnified(clean, zoom, least, settings, rng)
@@ -49,14 +51,27 @@ pub fn window<'a>(
             magnified(&plane, 1.0, least, settings, rng)
         }
     };
-    let (noisy, clean) = expose(signal, settings, rng);
-    let (noisy, clean) = process(noisy, clean, settings, rng)?;
+    if settings.axial.is_some() && rng.random() {
+        signal = signal.transposed();
+    }
+    let (focused, rows) = optics(&signal, settings, rng)?;
+    let exposure = Exposure::draw(settings, rng);
+    let mut noisy = exposure.capture(focused, settings, rng);
+    let mut clean = signal;
+    clean.samples.iter_mut().for_each(|sample| *sample = exposure.expected(*sample));
+    process(&mut noisy, &mut clean, settings, rng)?;
+    if let Some(rows) = rows {
+        noisy = rows.interpolated(&noisy, clean.y);
+    }
     let Plane { y, x, .. } = clean;
     let mut image = Image::from_plane(y, x, noisy.samples)?;
     let fitted = data.normalization().fit(&mut image.as_source(), 0, &mut || true)?;
     fitted.apply(&mut image.samples);
     let mut target = clean;
     fitted.apply(&mut target.samples);
+    if settings.widefield.is_some() || settings.axial.is_some() {
+        match_intensity(&mut target.samples, &image.samples)?;
+    }
     let range = metrics::percentile(&target.samples, 99.9)? - metrics::percentile(&target.samples, 0.1)?;
     let weight = range.max(0.05).powf(-settings.weight_by_range) as f32;
     Ok(Window { input: Plane { y, x, samples: image.samples }, target, weight })
@@ -74,45 +89,119 @@ fn magnified(clean: &Plane, zoom: f64, least: usize, settings: &Simulate, rng: &
     let mut source = clean.crop([top, left], [source_height, source_width]);
     if zoom < 1.0 {
         // Against aliasing: what a pixel of 1/zoom source pixels would gather.
-        blur(&mut source, 0.4 * (1.0 / (zoom * zoom) - 1.0).sqrt());
+        blur(&mut source, [0.4 * (1.0 / (zoom * zoom) - 1.0).sqrt(); 2]);
     }
     let mut window = resampled(&source, height, width);
     if rng.random_bool(settings.blur_probability) {
-        blur(&mut window, uniform(settings.blur_sigma, rng));
+        blur(&mut window, [uniform(settings.blur_sigma, rng); 2]);
     }
     let gamma = uniform(settings.gamma, rng) as f32;
     window.samples.iter_mut().for_each(|sample| *sample = sample.max(0.0).powf(gamma));
     window
 }
 
-/// Photons → noisy electrons, and the expectation without noise.
-fn expose(mut signal: Plane, settings: &Simulate, rng: &mut Pcg64Mcg) -> (Plane, Plane) {
-    let photons = log_uniform(settings.photons, rng) as f32;
-    let background = uniform(settings.background, rng) as f32 * photons;
-    let read_noise = uniform(settings.read_noise, rng) as f32;
-    let emccd = rng.random_bool(settings.emccd_probability);
-    signal.samples.iter_mut().for_each(|sample| *sample = *sample * photons + background);
-    let mut noisy = signal.clone();
-    for sample in &mut noisy.samples {
-        let mut electrons = poisson(*sample, rng);
-        if emccd && electrons > 0.0 {
-            electrons = gamma(electrons, rng);
-        }
-        *sample = electrons + read_noise * normal(rng);
-    }
-    if rng.random_bool(settings.correlated_probability) {
-        let mut noise = noisy.clone();
-        noise.samples.iter_mut().zip(&signal.samples).for_each(|(noisy, clean)| *noisy -= clean);
-        blur(&mut noise, uniform(settings.correlated_sigma, rng));
-        for ((noisy, clean), noise) in noisy.samples.iter_mut().zip(&signal.samples).zip(noise.samples) {
-            *noisy = clean + noise;
+/// What the optics make of the specimen; along Z, which Y stands for, only some rows may be left.
+fn optics(signal: &Plane, settings: &Simulate, rng: &mut Pcg64Mcg) -> Result<(Plane, Option<Rows>)> {
+    let mut focused = signal.clone();
+    if let Some(Widefield { sigma, haze, haze_sigma }) = settings.widefield {
+        let part = uniform(haze, rng) as f32;
+        let mut far = signal.clone();
+        blur(&mut focused, [uniform(sigma, rng); 2]);
+        blur(&mut far, [uniform(haze_sigma, rng); 2]);
+        focused.samples.iter_mut().zip(far.samples).for_each(|(sample, far)| *sample += part * far);
+        let bright = metrics::percentile(&focused.samples, 99.9)? as f32;
+        if bright > 0.0 {
+            focused.samples.iter_mut().for_each(|sample| *sample /= bright);
         }
     }
-    (noisy, signal)
+    let Some(Axial { step, sigma, lateral_sigma }) = settings.axial else { return Ok((focused, None)) };
+    let step = log_uniform(step, rng);
+    blur(&mut focused, [uniform(sigma, rng) * step, uniform(lateral_sigma, rng)]);
+    let rows = Rows { first: rng.random::<f64>() * step, step };
+    let kept = rows.taken(&focused);
+    Ok((kept, Some(rows)))
+}
+
+/// Rows at `first + k·step`: the planes of a coarse stack, seen from the side.
+struct Rows {
+    first: f64,
+    step: f64,
+}
+
+impl Rows {
+    fn taken(&self, plane: &Plane) -> Plane {
+        let last = (plane.y - 1) as f64;
+        let count = (((last - self.first) / self.step).floor().max(1.0) as usize) + 1;
+        let at = |index: usize| (self.first + index as f64 * self.step).min(last);
+        rows(plane, (0..count).map(at))
+    }
+
+    /// Back on a grid of `height` rows by linear interpolation; beyond the outermost rows they are repeated.
+    fn interpolated(&self, plane: &Plane, height: usize) -> Plane {
+        let last = (plane.y - 1) as f64;
+        rows(plane, (0..height).map(|index| ((index as f64 - self.first) / self.step).clamp(0.0, last)))
+    }
+}
+
+/// Rows at these positions, linearly interpolated.
+fn rows(plane: &Plane, positions: impl ExactSizeIterator<Item = f64>) -> Plane {
+    let y = positions.len();
+    let mut samples = Vec::with_capacity(y * plane.x);
+    for position in positions {
+        let above = (position as usize).min(plane.y - 1);
+        let part = (position - above as f64) as f32;
+        let row = |index: usize| &plane.samples[index.min(plane.y - 1) * plane.x..][..plane.x];
+        samples.extend(row(above).iter().zip(row(above + 1)).map(|(a, b)| a + (b - a) * part));
+    }
+    Plane { y, x: plane.x, samples }
+}
+
+/// How bright the specimen is in the camera's eyes.
+struct Exposure {
+    photons: f32,
+    background: f32,
+    read_noise: f32,
+    emccd: bool,
+}
+
+impl Exposure {
+    fn draw(settings: &Simulate, rng: &mut Pcg64Mcg) -> Self {
+        let photons = log_uniform(settings.photons, rng) as f32;
+        let background = uniform(settings.background, rng) as f32 * photons;
+        let read_noise = uniform(settings.read_noise, rng) as f32;
+        Self { photons, background, read_noise, emccd: rng.random_bool(settings.emccd_probability) }
+    }
+
+    /// Mean electrons.
+    fn expected(&self, intensity: f32) -> f32 {
+        intensity * self.photons + self.background
+    }
+
+    /// Noisy electrons.
+    fn capture(&self, mut signal: Plane, settings: &Simulate, rng: &mut Pcg64Mcg) -> Plane {
+        signal.samples.iter_mut().for_each(|sample| *sample = self.expected(*sample));
+        let mut noisy = signal.clone();
+        for sample in &mut noisy.samples {
+            let mut electrons = poisson(*sample, rng);
+            if self.emccd && electrons > 0.0 {
+                electrons = gamma(electrons, rng);
+            }
+            *sample = electrons + self.read_noise * normal(rng);
+        }
+        if rng.random_bool(settings.correlated_probability) {
+            let mut noise = noisy.clone();
+            noise.samples.iter_mut().zip(&signal.samples).for_each(|(noisy, clean)| *noisy -= clean);
+            blur(&mut noise, [uniform(settings.correlated_sigma, rng); 2]);
+            for ((noisy, clean), noise) in noisy.samples.iter_mut().zip(&signal.samples).zip(noise.samples) {
+                *noisy = clean + noise;
+            }
+        }
+        noisy
+    }
 }
 
 /// Clipping and 8 bit; the target follows the change of scale, but is neither clipped nor rounded.
-fn process(mut noisy: Plane, mut clean: Plane, settings: &Simulate, rng: &mut Pcg64Mcg) -> Result<(Plane, Plane)> {
+fn process(noisy: &mut Plane, clean: &mut Plane, settings: &Simulate, rng: &mut Pcg64Mcg) -> Result<()> {
     if rng.random_bool(settings.clip_probability) {
         let limit = metrics::percentile(&noisy.samples, uniform(settings.clip_percentile, rng))? as f32;
         noisy.samples.iter_mut().for_each(|sample| *sample = sample.min(limit));
@@ -126,7 +215,7 @@ fn process(mut noisy: Plane, mut clean: Plane, settings: &Simulate, rng: &mut Pc
             clean.samples.iter_mut().for_each(|sample| *sample = (*sample - min) * factor);
         }
     }
-    Ok((noisy, clean))
+    Ok(())
 }
 
 /// A Poisson number. Up to 20 by inversion; above, from a normal one with the skewness put right (Cornish–Fisher),
@@ -193,42 +282,46 @@ fn resampled(source: &Plane, height: usize, width: usize) -> Plane {
     Plane { y: height, x: width, samples }
 }
 
-/// Gaussian of this sigma in pixels, in place; the border is repeated outwards.
-pub fn blur(plane: &mut Plane, sigma: f64) {
-    if sigma < 0.1 {
-        return;
-    }
-    let radius = (3.0 * sigma).ceil() as usize;
-    let mut kernel: Vec<f32> =
-        (0..=radius).map(|distance| (-0.5 * (distance as f64 / sigma).powi(2)).exp() as f32).collect();
-    let sum = kernel[0] + 2.0 * kernel[1..].iter().sum::<f32>();
-    kernel.iter_mut().for_each(|weight| *weight /= sum);
+/// Gaussian of these sigmas in pixels, along Y and along X, in place; the border is repeated outwards.
+pub fn blur(plane: &mut Plane, [down, across]: [f64; 2]) {
     let Plane { y, x, ref mut samples } = *plane;
+    if let Some(kernel) = gaussian(across) {
+        let radius = kernel.len() - 1;
+        let mut padded = vec![0.0; x + 2 * radius];
+        for row in samples.chunks_exact_mut(x) {
+            padded[radius..radius + x].copy_from_slice(row);
+            padded[..radius].fill(row[0]);
+            padded[radius + x..].fill(row[x - 1]);
+            row.iter_mut().for_each(|sample| *sample *= kernel[0]);
+            for (distance, weight) in kernel.iter().enumerate().skip(1) {
+                let (before, after) = (&padded[radius - distance..], &padded[radius + distance..]);
+                for ((sample, before), after) in row.iter_mut().zip(before).zip(after) {
+                    *sample += weight * (before + after);
+                }
+            }
+        }
+    }
+    if let Some(kernel) = gaussian(down) {
+        let source = samples.clone();
+        let row = |index: usize| &source[index * x..][..x];
+        for (index, result) in samples.chunks_exact_mut(x).enumerate() {
+            result.iter_mut().for_each(|sample| *sample *= kernel[0]);
+            for (distance, weight) in kernel.iter().enumerate().skip(1) {
+                let (before, after) = (row(index.saturating_sub(distance)), row((index + distance).min(y - 1)));
+                for ((sample, before), after) in result.iter_mut().zip(before).zip(after) {
+                    *sample += weight * (before + after);
+                }
+            }
+        }
+    }
+}
 
-    let mut padded = vec![0.0; x + 2 * radius];
-    for row in samples.chunks_exact_mut(x) {
-        padded[radius..radius + x].copy_from_slice(row);
-        padded[..radius].fill(row[0]);
-        padded[radius + x..].fill(row[x - 1]);
-        row.iter_mut().for_each(|sample| *sample *= kernel[0]);
-        for (distance, weight) in kernel.iter().enumerate().skip(1) {
-            let (before, after) = (&padded[radius - distance..], &padded[radius + distance..]);
-            for ((sample, before), after) in row.iter_mut().zip(before).zip(after) {
-                *sample += weight * (before + after);
-            }
-        }
-    }
-    let source = samples.clone();
-    let row = |index: usize| &source[index * x..][..x];
-    for (index, result) in samples.chunks_exact_mut(x).enumerate() {
-        result.iter_mut().for_each(|sample| *sample *= kernel[0]);
-        for (distance, weight) in kernel.iter().enumerate().skip(1) {
-            let (before, after) = (row(index.saturating_sub(distance)), row((index + distance).min(y - 1)));
-            for ((sample, before), after) in result.iter_mut().zip(before).zip(after) {
-                *sample += weight * (before + after);
-            }
-        }
-    }
+/// Half of a kernel of sum 1, its middle first, cut at 3 sigma; none where it would change nothing.
+fn gaussian(sigma: f64) -> Option<Vec<f32>> {
+    let weight = |distance: usize| (-0.5 * (distance as f64 / sigma).powi(2)).exp() as f32;
+    let half: Vec<f32> = (0..=(3.0 * sigma).ceil() as usize).map(weight).collect();
+    let sum = half[0] + 2.0 * half[1..].iter().sum::<f32>();
+    (sigma >= 0.1).then(|| half.iter().map(|weight| weight / sum).collect())
 }
 
 #[cfg(test)]
@@ -272,12 +365,12 @@ mod tests {
     #[test]
     fn blur_keeps_constants_and_spreads_a_point_by_sigma() {
         let mut plane = Plane { y: 9, x: 13, samples: vec![2.5; 9 * 13] };
-        blur(&mut plane, 4.0);
+        blur(&mut plane, [4.0; 2]);
         assert!(plane.samples.iter().all(|sample| (sample - 2.5).abs() < 1e-5));
 
         let mut point = Plane { y: 41, x: 41, samples: vec![0.0; 41 * 41] };
         point.samples[20 * 41 + 20] = 1.0;
-        blur(&mut point, 2.0);
+        blur(&mut point, [2.0; 2]);
         let spread = |distance: fn(usize, usize) -> f64| -> f64 {
             let weighted = point.samples.iter().enumerate();
             weighted.map(|(i, &sample)| f64::from(sample) * distance(i / 41, i % 41)).sum()

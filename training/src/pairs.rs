@@ -28,6 +28,12 @@ impl Plane {
         let rows = (top..top + height).flat_map(|row| &self.samples[row * self.x + left..][..width]);
         Self { y: height, x: width, samples: rows.copied().collect() }
     }
+
+    /// Rows and columns exchanged.
+    pub fn transposed(&self) -> Self {
+        let columns = (0..self.x).flat_map(|column| self.samples[column..].iter().step_by(self.x));
+        Self { y: self.x, x: self.y, samples: columns.copied().collect() }
+    }
 }
 
 /// A degraded plane and what it should become, both on the scale of the network.
@@ -248,7 +254,10 @@ fn normalize(image: &mut Image, settings: &Data) -> Result<()> {
 
 /// Gain and offset of `reference` fitted to `input` by least squares. Where the fit says that the two have nothing in
 /// common (gain not above 0) the reference stays as it is.
-fn match_intensity(reference: &mut [f32], input: &[f32]) -> Result<()> {
+///
+/// # Errors
+/// Where the two differ in length, or a sample is not finite.
+pub fn match_intensity(reference: &mut [f32], input: &[f32]) -> Result<()> {
     let fit = metrics::affine_match(reference, input)?;
     if fit.gain > 0.0 {
         reference.iter_mut().for_each(|sample| *sample = (f64::from(*sample) * fit.gain + fit.offset) as f32);

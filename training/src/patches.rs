@@ -6,6 +6,7 @@ use crate::degrade;
 use crate::methods::Batch;
 use crate::pairs::{Images, Pair, Plane};
 use anyhow::{Result, ensure};
+use mdr::Task;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::sync::{Arc, mpsc};
@@ -160,7 +161,9 @@ impl Sampler {
                 break;
             }
         }
-        let turn = if self.config.patches.augment { rng.random_range(0..8) } else { 0 };
+        // Rows and columns of an axial image are not of one kind.
+        let turns = if self.config.task == Task::Axial { 4 } else { 8 };
+        let turn = if self.config.patches.augment { rng.random_range(0..turns) } else { 0 };
         let cut = |plane: &Plane| turned(&plane.crop(corner, [size; 2]), turn);
         (cut(input), cut(target))
     }

@@ -2,6 +2,8 @@
 //! [`MethodKind`].
 
 pub mod care;
+pub mod cgan;
+pub mod learner;
 
 use crate::config::{Config, Precision};
 use crate::nets::Net;
@@ -68,6 +70,8 @@ pub trait Method {
 pub enum MethodKind {
     /// CARE: a U-Net trained on pairs (Weigert et al. 2018).
     Care,
+    /// cGAN: a U-Net trained on pairs against a conditional discriminator (Isola et al. 2017).
+    Cgan,
 }
 
 impl MethodKind {
@@ -75,6 +79,7 @@ impl MethodKind {
     pub fn build(self, config: &Config, device: Device) -> Box<dyn Method> {
         match self {
             Self::Care => Box::new(care::Care::new(config, device)),
+            Self::Cgan => Box::new(cgan::Cgan::new(config, device)),
         }
     }
 
@@ -82,6 +87,7 @@ impl MethodKind {
     pub fn published_name(self) -> &'static str {
         match self {
             Self::Care => "CARE",
+            Self::Cgan => "cGAN",
         }
     }
 }
