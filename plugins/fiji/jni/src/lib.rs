@@ -15,7 +15,9 @@ use jni::{Env, EnvUnowned, JValue, jni_sig, jni_str};
 use libloading::Library;
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{null, null_mut};
+use std::slice::from_raw_parts;
 use std::sync::OnceLock;
 
 /// `MDR_ABI_VERSION` of the `mdr.h` from which the types below were written.
@@ -34,6 +36,8 @@ const F32: i32 = 3;
 type Model = c_void;
 type Text = *const c_char;
 type Progress = Option<unsafe extern "C" fn(u64, u64, *mut c_void) -> i32>;
+type Read = unsafe extern "C" fn(u64, u64, u64, *mut c_void, *mut c_void) -> i32;
+type Write = unsafe extern "C" fn(u64, u64, u64, *const c_void, *mut c_void) -> i32;
 
 macro_rules! api {
     ($($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
@@ -76,6 +80,12 @@ api! {
     restore: fn(
         *const Model, *const c_void, i32, Text, *const usize, *const i64, Text, Progress, *mut c_void,
         *mut c_void, i32, usize
+    ) -> i32;
+    restore_planes: fn(
+        *const Model, Read, i32, Text, *const usize, Text, Progress, *mut c_void, Write, i32
+    ) -> i32;
+    fit_planes: fn(
+        *const Model, Read, i32, Text, *const usize, Text, *mut c_void, *mut c_char, usize, *mut usize
     ) -> i32;
 }
 
@@ -250,6 +260,40 @@ impl Samples {
         }
     }
 
+    /// A copy of samples that libmdr hands over.
+    ///
+    /// # Safety
+    /// There are `len` samples of this kind at `start`.
+    unsafe fn copied(kind: i32, start: *const c_void, len: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match kind {
+                U8 => Self::U8(from_raw_parts(start.cast(), len).to_vec()),
+                U16 => Self::U16(from_raw_parts(start.cast(), len).to_vec()),
+                _ => Self::F32(from_raw_parts(start.cast(), len).to_vec()),
+            }
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::U8(samples) => size_of_val(&**samples),
+            Self::U16(samples) => size_of_val(&**samples),
+            Self::F32(samples) => size_of_val(&**samples),
+        }
+    }
+
+    /// A new array in Java.
+    fn array<'l>(&self, env: &mut Env<'l>) -> Result<JObject<'l>, Fault> {
+        let array: JObject = match self {
+            Self::U8(samples) => env.new_byte_array(samples.len())?.into(),
+            Self::U16(samples) => env.new_short_array(samples.len())?.into(),
+            Self::F32(samples) => env.new_float_array(samples.len())?.into(),
+        };
+        self.give(env, &array)?;
+        Ok(array)
+    }
+
     fn give(&self, env: &mut Env, array: &JObject) -> Result<(), Fault> {
         match self {
             Self::U8(samples) => env.as_cast::<JByteArray>(array)?.set_region(env, 0, samples)?,
@@ -260,15 +304,47 @@ impl Samples {
     }
 }
 
-/// What the callbacks find behind `user`.
+/// Kind and number of the samples of a plane.
+#[derive(Clone, Copy, Default)]
+struct Plane {
+    kind: i32,
+    len: usize,
+}
+
+impl Plane {
+    fn new(kind: jint, axes: &CStr, shape: &[usize]) -> Result<Self, Fault> {
+        if ![U8, U16, F32].contains(&kind) {
+            return Err(argument(format!("pixel type {kind}: expected 1, 2 or 3")));
+        }
+        let side = |letter| axes.to_bytes().iter().position(|&l| l.eq_ignore_ascii_case(&letter)).map(|i| shape[i]);
+        let len = side(b'Y').zip(side(b'X')).and_then(|(y, x)| y.checked_mul(x));
+        Ok(Self { kind, len: len.ok_or_else(|| argument(format!("axes {axes:?} and shape {shape:?}")))? })
+    }
+}
+
+/// What the callbacks find behind `user`: the Java objects that they call, null where there are none.
 struct Caller<'call, 'local> {
     env: &'call mut Env<'local>,
     progress: &'call JObject<'local>,
+    source: &'call JObject<'local>,
+    input: Plane,
+    sink: &'call JObject<'local>,
+    output: Plane,
+    /// Why a callback stopped the run.
+    fault: Option<Fault>,
 }
 
 impl Caller<'_, '_> {
     fn user(&mut self) -> *mut c_void {
         (&raw mut *self).cast()
+    }
+
+    /// What became of the run: the callbacks' fault comes before libmdr's status.
+    fn outcome(&mut self, api: &Api, status: i32) -> Result<(), Fault> {
+        match self.fault.take() {
+            Some(fault) => Err(fault),
+            None => api.check(status),
+        }
     }
 
     /// `progress.update(done, total)`; whether to go on.
@@ -279,13 +355,74 @@ impl Caller<'_, '_> {
         let arguments = [JValue::Long(done as jlong), JValue::Long(total as jlong)];
         Ok(self.env.call_method(self.progress, jni_str!("update"), jni_sig!("(JJ)Z"), &arguments)?.z()?)
     }
+
+    /// `source.read(t, c, z)` into the memory of a plane.
+    fn read(&mut self, index: [u64; 3], memory: *mut c_void) -> Result<bool, Fault> {
+        let Self { source, input: Plane { kind, len }, .. } = *self;
+        // A frame, since references to the arrays of a stack would pile up until the native method returns.
+        self.env.with_local_frame(8, |env| {
+            let arguments = index.map(|i| JValue::Int(i as jint));
+            let array = env.call_method(source, jni_str!("read"), jni_sig!("(III)Ljava/lang/Object;"), &arguments)?;
+            let mut samples = Samples::of(env, &array.l()?, true)?;
+            if samples.kind() != kind || samples.len() != len {
+                return Err(argument(format!(
+                    "plane {index:?} has {} pixels of type {}; expected {len} of type {kind}",
+                    samples.len(),
+                    samples.kind()
+                )));
+            }
+            let bytes = samples.bytes();
+            // SAFETY: `memory` has room for a plane, whose kind and length have been compared.
+            unsafe { memory.cast::<u8>().copy_from_nonoverlapping(samples.start().cast(), bytes) };
+            Ok(true)
+        })
+    }
+
+    /// `sink.write(t, c, z, pixels)`
+    fn write(&mut self, index: [u64; 3], memory: *const c_void) -> Result<bool, Fault> {
+        let Self { sink, output: Plane { kind, len }, .. } = *self;
+        self.env.with_local_frame(8, |env| {
+            // SAFETY: a plane of the result, of the kind that was asked for.
+            let array = unsafe { Samples::copied(kind, memory, len) }.array(env)?;
+            let [t, c, z] = index.map(|i| JValue::Int(i as jint));
+            let arguments = [t, c, z, JValue::Object(&array)];
+            env.call_method(sink, jni_str!("write"), jni_sig!("(IIILjava/lang/Object;)V"), &arguments)?;
+            Ok(true)
+        })
+    }
+}
+
+/// Runs the body of a callback; whatever goes wrong in it stops the run and is kept.
+///
+/// # Safety
+/// `user` is the [`Caller`] of the native method that is waiting for this run, in the same thread.
+unsafe fn callback(user: *mut c_void, body: impl FnOnce(&mut Caller) -> Result<bool, Fault>) -> i32 {
+    // SAFETY: the caller's promise.
+    let caller = unsafe { &mut *user.cast::<Caller>() };
+    let outcome = catch_unwind(AssertUnwindSafe(|| body(caller)))
+        .unwrap_or_else(|_| Err(Fault::Status(INTERNAL, "defect in the JNI shim of mdr, please report it".into())));
+    outcome.map_or_else(
+        |fault| {
+            caller.fault = Some(fault);
+            0
+        },
+        i32::from,
+    )
 }
 
 unsafe extern "C" fn on_progress(done: u64, total: u64, user: *mut c_void) -> i32 {
-    // SAFETY: `user` is the `Caller` of the native method that is waiting for this run, in the same thread.
-    let caller = unsafe { &mut *user.cast::<Caller>() };
-    // An exception stays pending, and cancels.
-    i32::from(caller.report(done, total).unwrap_or(false))
+    // SAFETY: libmdr hands back what it was given.
+    unsafe { callback(user, |caller| caller.report(done, total)) }
+}
+
+unsafe extern "C" fn on_read(t: u64, c: u64, z: u64, memory: *mut c_void, user: *mut c_void) -> i32 {
+    // SAFETY: as above.
+    unsafe { callback(user, |caller| caller.read([t, c, z], memory)) }
+}
+
+unsafe extern "C" fn on_write(t: u64, c: u64, z: u64, memory: *const c_void, user: *mut c_void) -> i32 {
+    // SAFETY: as above.
+    unsafe { callback(user, |caller| caller.write([t, c, z], memory)) }
 }
 
 /// `static native void open(String library)`
@@ -494,7 +631,16 @@ extern "system" fn Java_org_mdr_fiji_MdrNative_restore<'l>(
             return Err(argument(format!("{} pixels do not fill the shape {shape:?}", samples.len())));
         }
         let mut restored = Samples::of(env, &output, false)?;
-        let mut caller = Caller { env, progress: &progress };
+        let none = JObject::null();
+        let mut caller = Caller {
+            env: &mut *env,
+            progress: &progress,
+            source: &none,
+            input: Plane::default(),
+            sink: &none,
+            output: Plane::default(),
+            fault: None,
+        };
         // SAFETY: a model that `MdrModel` holds, text, buffers of the stated types and lengths that nobody else knows,
         // and a callback with what it expects.
         let status = unsafe {
@@ -513,13 +659,110 @@ extern "system" fn Java_org_mdr_fiji_MdrNative_restore<'l>(
                 restored.len(),
             )
         };
-        if env.exception_check() {
-            return Err(JniError::JavaException.into());
-        }
-        api.check(status)?;
+        caller.outcome(api, status)?;
         restored.give(env, &output)
     })
     .resolve::<Throw>();
+}
+
+/// `static native void restorePlanes(long model, PlaneSource source, int inputType, String axes, long[] shape,
+/// String options, Progress progress, PlaneSink sink, int outputType)`
+#[unsafe(no_mangle)]
+extern "system" fn Java_org_mdr_fiji_MdrNative_restorePlanes<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    model: jlong,
+    source: JObject<'l>,
+    input_type: jint,
+    axes: JString<'l>,
+    shape: JLongArray<'l>,
+    options: JString<'l>,
+    progress: JObject<'l>,
+    sink: JObject<'l>,
+    output_type: jint,
+) {
+    env.with_env(|env| {
+        let (api, axes, options) = (api()?, c_string(env, &axes)?, c_string(env, &options)?);
+        let shape = lengths(env, &axes, &shape)?;
+        let mut result = vec![0; shape.len()];
+        // SAFETY: a model that `MdrModel` holds, and one length for each axis.
+        api.check(unsafe {
+            (api.output_shape)(model as _, axes.as_ptr(), shape.as_ptr(), options.as_ptr(), result.as_mut_ptr())
+        })?;
+        let (input, output) = (Plane::new(input_type, &axes, &shape)?, Plane::new(output_type, &axes, &result)?);
+        let mut caller = Caller { env, progress: &progress, source: &source, input, sink: &sink, output, fault: None };
+        // SAFETY: a model that `MdrModel` holds, text, lengths, and callbacks with what they expect.
+        let status = unsafe {
+            (api.restore_planes)(
+                model as _,
+                on_read,
+                input_type,
+                axes.as_ptr(),
+                shape.as_ptr(),
+                options.as_ptr(),
+                Some(on_progress),
+                caller.user(),
+                on_write,
+                output_type,
+            )
+        };
+        caller.outcome(api, status)
+    })
+    .resolve::<Throw>();
+}
+
+/// `static native String fitPlanes(long model, PlaneSource source, int inputType, String axes, long[] shape,
+/// String options)`
+#[unsafe(no_mangle)]
+extern "system" fn Java_org_mdr_fiji_MdrNative_fitPlanes<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    model: jlong,
+    source: JObject<'l>,
+    input_type: jint,
+    axes: JString<'l>,
+    shape: JLongArray<'l>,
+    options: JString<'l>,
+) -> JString<'l> {
+    env.with_env(|env| {
+        let (api, axes, options) = (api()?, c_string(env, &axes)?, c_string(env, &options)?);
+        let shape = lengths(env, &axes, &shape)?;
+        let input = Plane::new(input_type, &axes, &shape)?;
+        let none = JObject::null();
+        let mut caller = Caller {
+            env: &mut *env,
+            progress: &none,
+            source: &source,
+            input,
+            sink: &none,
+            output: Plane::default(),
+            fault: None,
+        };
+        // Every call reads the whole image: room for any number of channels that an image may have saves the second.
+        let channels = axes.to_bytes().iter().position(|&l| l.eq_ignore_ascii_case(&b'C')).map_or(1, |i| shape[i]);
+        let mut bytes = vec![0u8; 256 * channels + 256];
+        let mut needed = 0;
+        // SAFETY: a model that `MdrModel` holds, text, lengths, a callback with what it expects, and a text buffer.
+        let status = unsafe {
+            (api.fit_planes)(
+                model as _,
+                on_read,
+                input_type,
+                axes.as_ptr(),
+                shape.as_ptr(),
+                options.as_ptr(),
+                caller.user(),
+                bytes.as_mut_ptr().cast(),
+                bytes.len(),
+                &mut needed,
+            )
+        };
+        caller.outcome(api, status)?;
+        bytes.truncate(needed.saturating_sub(1));
+        let json = String::from_utf8(bytes).map_err(|error| Fault::Status(INTERNAL, error.to_string()))?;
+        Ok::<_, Fault>(JString::from_str(env, json)?)
+    })
+    .resolve::<Throw>()
 }
 
 #[cfg(test)]

@@ -50,10 +50,10 @@ final class Commands {
      * A failure in a macro or script.
      *
      * <p>{@code IJ.run} runs a command by way of {@code ij.Executer}, which catches every exception, prints it by
-     * {@link #printStackTrace(PrintWriter)} into a window, and goes on as if nothing had happened: the script could
-     * not know. This exception lets itself not be printed there, but is thrown on from there, so that it ends where it
-     * belongs, in the {@code catch} of the script or at the end of the macro. Whoever else prints it sees the message
-     * alone.
+     * {@link #printStackTrace(PrintWriter)} into a window, and goes on as if nothing had happened: a script could not
+     * know, and a macro would go on with the wrong image. So does the macro function {@code call}. Asked by either to
+     * print itself, this exception is thrown on instead, and ends where it belongs: in the {@code catch} of the script,
+     * or at the end of the macro. Whoever else prints it sees the message alone.
      */
     static final class Failed extends MdrException {
         Failed(String command, RuntimeException failure) {
@@ -66,7 +66,8 @@ final class Commands {
         @Override
         public void printStackTrace(PrintWriter writer) {
             StackTraceElement[] stack = new Throwable().getStackTrace();
-            if (stack.length > 1 && stack[1].getClassName().equals("ij.Executer")) {
+            String printer = stack.length > 1 ? stack[1].getClassName() : "";
+            if (printer.equals("ij.Executer") || printer.equals("ij.macro.Functions")) {
                 // What `IJ.run` would have put back.
                 Macro.setOptions(null);
                 WindowManager.setTempCurrentImage(null);

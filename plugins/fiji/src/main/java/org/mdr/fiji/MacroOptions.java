@@ -4,6 +4,7 @@ import ij.macro.Interpreter;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 
 /**
@@ -37,7 +38,7 @@ final class MacroOptions {
             while (at < text.length() && text.charAt(at) != '=' && !Character.isWhitespace(text.charAt(at))) {
                 at++;
             }
-            String key = text.substring(start, at).toLowerCase(java.util.Locale.ROOT);
+            String key = text.substring(start, at).toLowerCase(Locale.ROOT);
             if (!known.contains(key)) {
                 throw wrong("unknown option \"" + key + "\": expected one of " + String.join(", ", known));
             }

@@ -86,40 +86,36 @@ public final class MdrModel implements AutoCloseable {
         });
     }
 
-    /** As {@link #restore}, plane by plane. */
-    void restorePlanes(
+    /**
+     * Restores an image plane by plane, which need not be in memory as a whole. The pixels are those of
+     * {@link #restore}.
+     *
+     * @param source is asked for each plane several times
+     * @param progress may be null
+     * @param sink gets each plane of the result once, in the order T, Z, C, C running fastest
+     */
+    public void restorePlanes(
+            PlaneSource source,
+            PixelType inputType,
             String axes,
             long[] shape,
-            Pixels inputType,
-            PlaneSource source,
             String options,
             Progress progress,
-            Pixels outputType,
-            PlaneSink sink) {
-        long[] result = outputShape(axes, shape, options);
-        int length = Math.toIntExact(shape[3] * shape[4]);
-        Object input = inputType.allocate(Math.toIntExact(shape[0] * shape[1] * shape[2] * length));
-        int n = 0;
-        for (int t = 0; t < shape[0]; t++) {
-            for (int c = 0; c < shape[1]; c++) {
-                for (int z = 0; z < shape[2]; z++) {
-                    System.arraycopy(source.read(t, c, z), 0, input, n++ * length, length);
-                }
-            }
-        }
-        int restoredLength = Math.toIntExact(result[3] * result[4]);
-        Object output = outputType.allocate(Math.toIntExact(result[0] * result[1] * result[2] * restoredLength));
-        restore(input, axes, shape, options, progress, output);
-        n = 0;
-        for (int t = 0; t < result[0]; t++) {
-            for (int c = 0; c < result[1]; c++) {
-                for (int z = 0; z < result[2]; z++) {
-                    Object plane = outputType.allocate(restoredLength);
-                    System.arraycopy(output, n++ * restoredLength, plane, 0, restoredLength);
-                    sink.write(t, c, z, plane);
-                }
-            }
-        }
+            PlaneSink sink,
+            PixelType outputType) {
+        call(model -> {
+            MdrNative.restorePlanes(
+                    model, source, inputType.number(), axes, shape, options, progress, sink, outputType.number());
+            return null;
+        });
+    }
+
+    /**
+     * The statistics by which an image is normalised, as JSON: given as the option "fitted", they let a part of the
+     * image be restored as the whole would be.
+     */
+    public String fitPlanes(PlaneSource source, PixelType inputType, String axes, long[] shape, String options) {
+        return call(model -> MdrNative.fitPlanes(model, source, inputType.number(), axes, shape, options));
     }
 
     /** Frees the model, once nobody is using it any more; a second time does nothing. */

@@ -34,4 +34,19 @@ final class MdrNative {
     /** Pixels are byte[], short[] (both unsigned) or float[], without gaps. */
     static native void restore(
             long model, Object input, String axes, long[] shape, String options, Progress progress, Object output);
+
+    /** Types are those of mdr.h: 1, 2, 3 for byte, short, float. */
+    static native void restorePlanes(
+            long model,
+            PlaneSource source,
+            int inputType,
+            String axes,
+            long[] shape,
+            String options,
+            Progress progress,
+            PlaneSink sink,
+            int outputType);
+
+    static native String fitPlanes(
+            long model, PlaneSource source, int inputType, String axes, long[] shape, String options);
 }

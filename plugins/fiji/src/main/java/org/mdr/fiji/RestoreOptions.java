@@ -115,7 +115,7 @@ public final class RestoreOptions {
         throw MacroOptions.wrong("option " + key + " has no value");
     }
 
-    private static boolean flag(String key, String value) {
+    static boolean flag(String key, String value) {
         if (!value.isEmpty()) {
             throw MacroOptions.wrong(key + "=" + value + ": " + key + " takes no value; leave it out to say no");
         }

@@ -2,18 +2,14 @@ package org.mdr.fiji;
 
 import ij.IJ;
 import ij.ImagePlus;
+import ij.Undo;
 import ij.WindowManager;
 import ij.gui.DialogListener;
 import ij.gui.GenericDialog;
-import ij.io.OpenDialog;
 import ij.plugin.filter.ExtendedPlugInFilter;
 import ij.plugin.filter.PlugInFilterRunner;
 import ij.process.ImageProcessor;
 import java.awt.AWTEvent;
-import java.awt.Button;
-import java.awt.FlowLayout;
-import java.awt.Panel;
-import java.awt.TextField;
 
 /**
  * Plugins ▸ Restore ▸ Denoise…, Axial…, Super-resolve…: macro options or a dialog → {@link Restorer} → a new image.
@@ -29,8 +25,9 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
     private String command;
     private ImagePlus source;
     private RestoreOptions options = new RestoreOptions();
-    private TextField modelField;
-    private boolean previewable;
+    /** Statistics for the preview, and what they were taken of. */
+    private String fitted;
+    private String fittedKey;
     /** The thread of the command; the preview has another one. */
     private Thread thread;
 
@@ -42,9 +39,13 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
      * @return the title of the result
      */
     public static String apply(String task, String options) {
-        ImagePlus result = restore(WindowManager.getCurrentImage(), task, options);
-        result.show();
-        return result.getTitle();
+        try {
+            ImagePlus result = restore(WindowManager.getCurrentImage(), task, options);
+            result.show();
+            return result.getTitle();
+        } catch (RuntimeException failure) {
+            throw new Commands.Failed(command(task), failure);
+        }
     }
 
     /** As {@link #apply(String, String)} for the task denoise. */
@@ -82,6 +83,8 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
                 return FLAGS;
             }
             options = RestoreOptions.parse(macro);
+            // Of a filter that calls this command the lock is held already, in this thread.
+            boolean held = imp.isLocked();
             if (!imp.lockSilently()) {
                 throw new MdrException(
                         MdrException.INVALID_ARGUMENT,
@@ -90,7 +93,9 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
             try {
                 restoreAndShow();
             } finally {
-                imp.unlock();
+                if (!held) {
+                    imp.unlock();
+                }
             }
         } catch (RuntimeException failure) {
             Commands.fail(command, macro == null, failure);
@@ -99,27 +104,41 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
     }
 
     private void restoreAndShow() {
+        if (options.replace && source.getStackSize() > 1) {
+            throw MacroOptions.wrong("replace: \"" + source.getTitle() + "\" has " + source.getStackSize()
+                    + " planes, and ImageJ cannot undo a change of a stack; leave replace out for a new window");
+        }
         ImagePlus result = restore(source, task, options, new ImageJProgress(command));
-        result.show();
+        if (options.replace) {
+            replace(result);
+        } else {
+            result.show();
+        }
         IJ.showProgress(1.0);
+    }
+
+    /** Puts the result into the window of the source, so that Edit ▸ Undo takes it back. */
+    private void replace(ImagePlus result) {
+        boolean sameSize = result.getWidth() == source.getWidth() && result.getHeight() == source.getHeight();
+        Undo.setup(sameSize ? Undo.TYPE_CONVERSION : Undo.TRANSFORM, source);
+        source.setProcessor(null, result.getProcessor());
+        source.setCalibration(result.getCalibration());
+        source.setProperty("Info", result.getProperty("Info"));
+        source.setOverlay(result.getOverlay());
+        source.setRoi(result.getRoi());
+        source.changes = true;
+        source.updateAndDraw();
     }
 
     @Override
     public int showDialog(ImagePlus imp, String title, PlugInFilterRunner runner) {
+        boolean builtIn = MdrModel.builtInModels().stream().anyMatch(facts -> task.equals(facts.get("task")));
         GenericDialog dialog = new GenericDialog(title);
-        dialog.addStringField("Model", options.model, 28);
-        modelField = (TextField) dialog.getStringFields().lastElement();
-        Button browse = new Button("Browse...");
-        browse.addActionListener(event -> {
-            OpenDialog open = new OpenDialog("Model: .onnx, .zip or rdf.yaml");
-            if (open.getPath() != null) {
-                modelField.setText(open.getPath());
-            }
-        });
-        Panel panel = new Panel(new FlowLayout(FlowLayout.RIGHT, 0, 0));
-        panel.add(browse);
-        dialog.addPanel(panel);
-        if (imp.getStackSize() > imp.getNChannels()) {
+        if (!builtIn) {
+            dialog.addMessage("There is no built-in model for this yet: choose a model file.");
+        }
+        ModelField.add(dialog, builtIn ? options.model : "");
+        if (severalPlanes()) {
             dialog.addChoice("Planes", RestoreOptions.Planes.labels(), options.planes.label);
         }
         if (imp.getNChannels() > 1) {
@@ -137,8 +156,7 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
         if (imp.getStackSize() == 1) {
             dialog.addCheckbox("Replace image", false);
         }
-        previewable = !task.equals("axial");
-        if (previewable) {
+        if (!task.equals("axial")) {
             dialog.addPreviewCheckbox(runner);
         }
         dialog.addDialogListener(this);
@@ -146,12 +164,16 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
         return dialog.wasCanceled() ? DONE : FLAGS | NO_CHANGES;
     }
 
+    private boolean severalPlanes() {
+        return source.getStackSize() > source.getNChannels();
+    }
+
     @Override
     public boolean dialogItemChanged(GenericDialog dialog, AWTEvent event) {
-        RestoreOptions read = new RestoreOptions();
         try {
-            StringBuilder macro = new StringBuilder("model=[" + dialog.getNextString() + "]");
-            if (source.getStackSize() > source.getNChannels()) {
+            // By way of the macro options that are being recorded, so that both mean the same.
+            StringBuilder macro = new StringBuilder("model=[" + dialog.getNextString().trim() + "]");
+            if (severalPlanes()) {
                 macro.append(" planes=[").append(dialog.getNextChoice()).append(']');
             }
             if (source.getNChannels() > 1) {
@@ -164,12 +186,11 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
             if (source.getStackSize() == 1) {
                 macro.append(dialog.getNextBoolean() ? " replace" : "");
             }
-            read = RestoreOptions.parse(macro.toString());
+            options = RestoreOptions.parse(macro.toString());
         } catch (MdrException wrong) {
             IJ.showStatus(wrong.getMessage());
             return false;
         }
-        options = read;
         return true;
     }
 
@@ -186,7 +207,24 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
         }
     }
 
+    /** Shows the restored plane in the image itself; ImageJ takes it back. */
     private void preview(ImageProcessor ip) {
+        try (MdrModel model = options.open(task)) {
+            Restorer restorer = new Restorer(source, task, options);
+            String key = options.model + source.getC() + options.planes + source.getZ() + " " + source.getT();
+            if (!key.equals(fittedKey)) {
+                fitted = restorer.fit(model);
+                fittedKey = key;
+            }
+            Object pixels = restorer.preview(model, fitted, new ImageJProgress("Preview"));
+            System.arraycopy(pixels, 0, ip.getPixels(), 0, ip.getPixelCount());
+        } catch (RuntimeException failure) {
+            boolean cancelled = failure instanceof MdrException
+                    && ((MdrException) failure).status() == MdrException.CANCELLED;
+            if (!cancelled) {
+                IJ.log("No preview: " + failure.getMessage());
+            }
+        }
     }
 
     @Override

@@ -1,18 +1,13 @@
 package org.mdr.fiji;
 
 import ij.CompositeImage;
-import ij.IJ;
 import ij.ImagePlus;
 import ij.ImageStack;
 import ij.gui.Overlay;
 import ij.gui.Roi;
 import ij.measure.Calibration;
 import ij.plugin.RoiScaler;
-import ij.process.ByteProcessor;
-import ij.process.FloatProcessor;
-import ij.process.ImageProcessor;
 import ij.process.LUT;
-import ij.process.ShortProcessor;
 import java.util.Map;
 
 /**
@@ -84,23 +79,68 @@ final class Restorer {
         int depth = (int) result[2];
         int height = (int) result[3];
         int width = (int) result[4];
-        Pixels type = Pixels.of(stack.getPixels(1));
-        Pixels wanted = options.keep ? type : Pixels.F32;
-        ImageStack restored = new ImageStack(width, height);
+        PixelType type = PixelType.of(stack.getPixels(1));
+        PixelType wanted = options.keep ? type : PixelType.F32;
         int planes = Math.toIntExact(result[0] * channels * depth);
-        for (int n = 0; n < planes; n++) {
-            restored.addSlice(null, wanted.allocate(width * height));
+        ImageStack restored;
+        PlaneSink sink;
+        if (stack.isVirtual()) {
+            restored = new PlaneFile(width, height, planes, wanted);
+            sink = (t, c, z, pixels) -> restored.setPixels(pixels, 1 + c + channels * (z + depth * t));
+        } else {
+            restored = new ImageStack(width, height);
+            // Planes come in the order of ImageJ's stacks.
+            sink = (t, c, z, pixels) -> restored.addSlice(null, pixels);
         }
-        model.restorePlanes(
-                AXES,
-                shape,
-                type,
-                (t, c, z) -> stack.getPixels(source.getStackIndex(c + 1, firstZ + z + 1, firstT + t + 1)),
-                json,
-                progress,
-                wanted,
-                (t, c, z, pixels) -> restored.setPixels(pixels, 1 + c + channels * (z + depth * t)));
+        model.restorePlanes(this::plane, type, AXES, shape, json, progress, sink, wanted);
         return dress(restored, channels, depth, (int) result[0], info);
+    }
+
+    /**
+     * The plane that is shown as it will be in the result, in the type of the source.
+     *
+     * @param fitted statistics of the channel that is shown, from {@link #fit}
+     */
+    Object preview(MdrModel model, String fitted, Progress progress) {
+        if (options.channel > 0 && options.channel != source.getC()) {
+            throw MacroOptions.wrong("channel " + source.getC() + ", which is shown, is not restored");
+        }
+        long[] one = {1, shape[1], 1, shape[3], shape[4]};
+        String settings = json.substring(0, json.length() - 1)
+                + (json.length() > 2 ? "," : "")
+                + (options.channel > 0 ? "" : "\"channel\":" + (source.getC() - 1) + ",")
+                + "\"fitted\":" + fitted + "}";
+        long[] result = model.outputShape(AXES, one, settings);
+        if (result[3] != shape[3] || result[4] != shape[4]) {
+            throw MacroOptions.wrong("this model changes the size of the image");
+        }
+        if ("ZYX".equals(model.facts().get("axes")) && shape[2] > 1) {
+            throw MacroOptions.wrong("this model restores whole stacks");
+        }
+        PixelType type = PixelType.of(stack.getPixels(1));
+        Object[] plane = new Object[1];
+        int t = source.getT() - 1 - firstT;
+        int z = source.getZ() - 1 - firstZ;
+        PlaneSource shown = (ignoredT, c, ignoredZ) -> plane(t, c, z);
+        model.restorePlanes(
+                shown, type, AXES, one, settings, progress, (ot, oc, oz, pixels) -> plane[0] = pixels, type);
+        return plane[0];
+    }
+
+    /** Statistics of the channel that is shown, over all planes that will be restored. */
+    String fit(MdrModel model) {
+        PixelType type = PixelType.of(stack.getPixels(1));
+        PlaneSource interruptible = (t, c, z) -> {
+            if (Thread.currentThread().isInterrupted()) {
+                throw new MdrException(MdrException.CANCELLED, "cancelled");
+            }
+            return plane(t, c, z);
+        };
+        return model.fitPlanes(interruptible, type, AXES, shape, "{\"channel\":" + (source.getC() - 1) + "}");
+    }
+
+    private Object plane(int t, int c, int z) {
+        return stack.getPixels(source.getStackIndex(c + 1, firstZ + z + 1, firstT + t + 1));
     }
 
     /** Gives the planes what belongs to them. */
