@@ -5,6 +5,7 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.AtomicMoveNotSupportedException;
 import java.nio.file.Files;
+import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.nio.file.StandardCopyOption;
@@ -74,8 +75,8 @@ final class Libraries {
         Path folder;
         try {
             folder = Files.createDirectories(cache().resolve(version.toString()));
-        } catch (IOException error) {
-            // A read-only home: unpacked for this run alone.
+        } catch (IOException | InvalidPathException error) {
+            // A home that is read-only, or has letters that the locale lacks: unpacked for this run alone.
             folder = Files.createTempDirectory("mdr");
             folder.toFile().deleteOnExit();
             for (String name : names) {

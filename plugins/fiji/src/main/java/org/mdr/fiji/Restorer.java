@@ -3,6 +3,7 @@ package org.mdr.fiji;
 import ij.CompositeImage;
 import ij.ImagePlus;
 import ij.ImageStack;
+import ij.WindowManager;
 import ij.gui.Overlay;
 import ij.gui.Roi;
 import ij.measure.Calibration;
@@ -254,6 +255,8 @@ final class Restorer {
         String title = source.getTitle();
         int dot = title.lastIndexOf('.');
         int end = dot > 0 && title.length() - dot <= 5 ? dot : title.length();
-        return title.substring(0, end) + "-" + task + title.substring(end);
+        String restored = title.substring(0, end) + "-" + task + title.substring(end);
+        // A macro finds the result by its title.
+        return WindowManager.getImage(restored) == null ? restored : WindowManager.getUniqueName(restored);
     }
 }
