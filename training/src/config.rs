@@ -4,9 +4,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use mdr::{Normalization, Task};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::methods::MethodKind;
+use crate::nets::{patch_discriminator, vgg16};
 
 /// Everything that decides the result of a run, but the images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,11 +15,16 @@ use crate::methods::MethodKind;
 pub struct Config {
     /// Which method is trained.
     pub method: MethodKind,
-    /// What it learns to restore; also the folder below `--data`.
-    pub task: Task,
+    /// What it learns to restore, one task or several that share the network; also the folders below `--data`.
+    #[serde(rename = "task", deserialize_with = "one_or_several", serialize_with = "one_if_alone")]
+    pub tasks: Vec<Task>,
     /// Seed of initial weights, split, crops, augmentation and noise.
     #[serde(default)]
     pub seed: u64,
+    /// A trained model whose weights the run begins with: the name of a task (its built-in model), a .onnx file or a run
+    /// folder. The network is then as the model's, whatever `[net]` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// The network.
     #[serde(default)]
     pub net: Net,
@@ -34,6 +40,9 @@ pub struct Config {
     /// Losses of the methods with a discriminator.
     #[serde(default)]
     pub loss: Loss,
+    /// Networks and losses of DeblurGAN and CycleGAN.
+    #[serde(default)]
+    pub gan: Gan,
     /// The loop.
     #[serde(default)]
     pub train: Train,
@@ -109,6 +118,9 @@ pub struct Folder {
     /// Which images are taken; without it, all.
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub kind: Option<FolderKind>,
+    /// The task whose images these are, where a run has several; without it, the task that the path names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
     /// How often its images are drawn, compared with those of other folders.
     #[serde(default = "one")]
     pub weight: f64,
@@ -116,6 +128,23 @@ pub struct Folder {
 
 fn one() -> f64 {
     1.0
+}
+
+/// `task = "denoise"` or `task = ["denoise", "axial"]`.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Task>, D::Error> {
+    // serde's untagged enums would not say which word is wrong.
+    let task = |value: toml::Value| value.try_into::<Task>().map_err(serde::de::Error::custom);
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::Array(tasks) => tasks.into_iter().map(task).collect(),
+        alone => Ok(vec![task(alone)?]),
+    }
+}
+
+fn one_if_alone<S: serde::Serializer>(tasks: &[Task], serializer: S) -> Result<S::Ok, S::Error> {
+    match tasks {
+        [task] => task.serialize(serializer),
+        tasks => tasks.serialize(serializer),
+    }
 }
 
 /// What an image is for.
@@ -136,6 +165,10 @@ pub enum FolderKind {
     Pairs,
     /// `clean/NAME`.
     Clean,
+    /// `degraded/NAME`.
+    Degraded,
+    /// `clean/NAME` and `degraded/NAME`, which do not belong together.
+    Unpaired,
 }
 
 /// Patches cut from the images.
@@ -273,8 +306,7 @@ impl Default for Simulate {
     }
 }
 
-/// Losses of the cGAN restorer: L = lambda_pixel·pixel + lambda_ssim·(1 − SSIM) + lambda_adversarial·GAN. What has the
-/// factor 0 is not computed.
+/// Losses of the cGAN restorer: the sum of these terms, each with its factor. What has the factor 0 is not computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Loss {
@@ -284,11 +316,43 @@ pub struct Loss {
     pub lambda_pixel: f64,
     /// Factor of 1 − SSIM.
     pub lambda_ssim: f64,
+    /// Factor of what the discriminator thinks of the restored image.
+    pub lambda_adversarial: f64,
+    /// Factor of the distance in the discriminator's features.
+    pub lambda_features: f64,
+    /// Factor of the distance in VGG16's features (`gan.vgg16`, `gan.content_layers`).
+    pub lambda_content: f64,
+    /// Learning rate of the discriminator, as a part of the generator's.
+    pub discriminator_rate: f64,
 }
 
 impl Default for Loss {
     fn default() -> Self {
-        Self { pixel: PixelLoss::L1, lambda_pixel: 1.0, lambda_ssim: 0.0 }
+        Self {
+            pixel: PixelLoss::L1,
+            lambda_pixel: 1.0,
+            lambda_ssim: 0.0,
+            lambda_adversarial: 0.0,
+            lambda_features: 0.0,
+            lambda_content: 0.0,
+            discriminator_rate: 1.0,
+        }
+    }
+}
+
+impl Loss {
+    fn check(&self) -> Result<()> {
+        for (name, value) in [
+            ("lambda_pixel", self.lambda_pixel),
+            ("lambda_ssim", self.lambda_ssim),
+            ("lambda_adversarial", self.lambda_adversarial),
+            ("lambda_features", self.lambda_features),
+            ("lambda_content", self.lambda_content),
+            ("discriminator_rate", self.discriminator_rate),
+        ] {
+            ensure!(value >= 0.0 && value.is_finite(), "loss.{name} = {value}: expected 0 or more");
+        }
+        Ok(())
     }
 }
 
@@ -300,6 +364,72 @@ pub enum PixelLoss {
     L1,
     /// Mean squared error: the mean of what is possible.
     L2,
+}
+
+/// Networks and losses of DeblurGAN and CycleGAN, which share their generator: a ResNet with `net.features` features at
+/// full size. The defaults are the papers'.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gan {
+    /// Residual blocks of the generator.
+    pub blocks: usize,
+    /// Part of the features dropped in the middle of each block while training (DeblurGAN: 0.5, CycleGAN: 0).
+    pub dropout: f64,
+    /// Adam's first decay.
+    pub beta_1: f64,
+    /// DeblurGAN: steps of the critic for each of the generator's.
+    pub critic_steps: usize,
+    /// DeblurGAN: factor of the gradient penalty.
+    pub lambda_penalty: f64,
+    /// DeblurGAN: what content is.
+    pub content: Content,
+    /// DeblurGAN: factor of the content loss.
+    pub lambda_content: f64,
+    /// VGG16's layers that are compared.
+    pub content_layers: Vec<String>,
+    /// VGG16's weights (`--vgg16`): a .safetensors file with torchvision's names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vgg16: Option<PathBuf>,
+    /// CycleGAN: factor of the cycle losses.
+    pub lambda_cycle: f64,
+    /// CycleGAN: factor of the identity losses, as a part of `lambda_cycle`.
+    pub lambda_identity: f64,
+    /// CycleGAN: results that each discriminator remembers.
+    pub pool: usize,
+    /// The discriminators, or the critic.
+    pub discriminator: patch_discriminator::Settings,
+}
+
+impl Default for Gan {
+    fn default() -> Self {
+        Self {
+            blocks: 9,
+            dropout: 0.0,
+            beta_1: 0.5,
+            critic_steps: 5,
+            lambda_penalty: 10.0,
+            content: Content::Vgg16,
+            lambda_content: 100.0,
+            content_layers: vec!["relu3_3".into()],
+            vgg16: None,
+            lambda_cycle: 10.0,
+            lambda_identity: 0.5,
+            pool: 50,
+            discriminator: patch_discriminator::Settings::default(),
+        }
+    }
+}
+
+/// What the content loss compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Content {
+    /// Features of VGG16 trained on ImageNet, whose weights must be given.
+    Vgg16,
+    /// Features of the discriminator (Wang et al. 2018). Needs no file.
+    Features,
+    /// Pixels: mean absolute error, as pix2pix has it. Needs no file.
+    Pixel,
 }
 
 /// The loop.
@@ -322,6 +452,8 @@ pub struct Train {
     pub precision: Precision,
     /// Steps between two validations, each followed by checkpoints.
     pub validate_every: u64,
+    /// Validations without a new best after which the run ends (0: it goes on to the last step).
+    pub patience: u64,
     /// Steps between two rows of the log.
     pub log_every: u64,
     /// Threads that prepare patches.
@@ -339,6 +471,7 @@ impl Default for Train {
             ema: 0.0,
             precision: Precision::Auto,
             validate_every: 500,
+            patience: 0,
             log_every: 50,
             loader_threads: 1,
         }
@@ -401,7 +534,10 @@ impl Config {
             }
             target.insert(last.to_owned(), value);
         }
-        let config: Self = table.try_into()?;
+        let mut config: Self = table.try_into()?;
+        if let Some(base) = &config.base {
+            config.net = crate::base::read(base)?.net;
+        }
         config.check()?;
         Ok(config)
     }
@@ -411,6 +547,16 @@ impl Config {
     /// # Errors
     /// Naming the value, what was expected, and what was found.
     pub fn check(&self) -> Result<()> {
+        let several: std::collections::BTreeSet<_> = self.tasks.iter().map(|task| task.as_str()).collect();
+        ensure!(
+            !self.tasks.is_empty() && several.len() == self.tasks.len(),
+            "task: expected one task or several different ones"
+        );
+        ensure!(
+            self.tasks.len() == 1 || self.simulate.is_none(),
+            "[simulate] makes images of one task; a run of several ({}) needs images of each",
+            several.into_iter().collect::<Vec<_>>().join(", ")
+        );
         let Net { depth, features, kernel, .. } = self.net;
         ensure!((1..=6).contains(&depth), "net.depth = {depth}: expected 1 to 6");
         ensure!((1..=512).contains(&features), "net.features = {features}: expected 1 to 512");
@@ -425,6 +571,10 @@ impl Config {
             size >= 8 && size % multiple == 0,
             "patches.size = {size}: expected at least 8, and a multiple of {multiple} (2 to the power of net.depth)"
         );
+        if matches!(self.method, MethodKind::DeblurGan | MethodKind::CycleGan) {
+            self.gan.check(self.method, size)?;
+        }
+        self.loss.check()?;
         part("patches.foreground", self.patches.foreground)?;
         if let Some(simulate) = &self.simulate {
             simulate.check(size)?;
@@ -442,6 +592,15 @@ impl Config {
         Ok(())
     }
 
+    /// The task's place among those of the run.
+    ///
+    /// # Errors
+    /// Where it is not one of them.
+    pub fn task_index(&self, task: Task) -> Result<usize> {
+        let place = self.tasks.iter().position(|&known| known == task);
+        place.with_context(|| format!("task {task} is not one of this run's"))
+    }
+
     /// Sides of the network's input must be a multiple of this.
     pub fn tile_multiple(&self) -> usize {
         1 << self.net.depth
@@ -453,6 +612,48 @@ impl Config {
     /// Never in practice: plain values can always be written.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
+    }
+}
+
+impl Gan {
+    fn check(&self, method: MethodKind, patch: usize) -> Result<()> {
+        let patch_discriminator::Settings { layers, features, .. } = self.discriminator;
+        ensure!((1..=5).contains(&layers), "gan.discriminator.layers = {layers}: expected 1 to 5");
+        ensure!((1..=512).contains(&features), "gan.discriminator.features = {features}: expected 1 to 512");
+        let least = self.discriminator.least_side();
+        ensure!(
+            patch >= least && patch.is_multiple_of(4),
+            "patches.size = {patch}: expected at least {least} for a discriminator of {layers} layers, and a multiple of 4"
+        );
+        ensure!(self.blocks <= 64, "gan.blocks = {}: expected up to 64", self.blocks);
+        ensure!((0.0..0.9).contains(&self.dropout), "gan.dropout = {}: expected 0 to 0.9", self.dropout);
+        ensure!((0.0..1.0).contains(&self.beta_1), "gan.beta_1 = {}: expected 0 or a decay below 1", self.beta_1);
+        ensure!((1..=100).contains(&self.critic_steps), "gan.critic_steps = {}: expected 1 to 100", self.critic_steps);
+        ensure!((1..=10_000).contains(&self.pool), "gan.pool = {}: expected 1 to 10000", self.pool);
+        for (name, lambda) in [
+            ("penalty", self.lambda_penalty),
+            ("content", self.lambda_content),
+            ("cycle", self.lambda_cycle),
+            ("identity", self.lambda_identity),
+        ] {
+            ensure!((0.0..=1e6).contains(&lambda), "gan.lambda_{name} = {lambda}: expected 0 to 1e6");
+        }
+        ensure!(
+            method != MethodKind::DeblurGan || self.content != Content::Vgg16 || self.vgg16.is_some(),
+            "gan.content = \"vgg16\" needs VGG16's weights: give them with --vgg16 FILE, or choose \"features\" or \
+             \"pixel\"; to make the file: {}",
+            vgg16::RECIPE
+        );
+        Ok(())
+    }
+
+    /// Loads VGG16 for the content loss.
+    ///
+    /// # Errors
+    /// Where there is no file, or not one of VGG16.
+    pub fn load_vgg16(&self, device: tch::Device, kind: tch::Kind) -> Result<vgg16::Vgg16> {
+        let path = self.vgg16.as_deref().context("VGG16's weights are not given (--vgg16 FILE)")?;
+        vgg16::Vgg16::load(path, &self.content_layers, device, kind)
     }
 }
 

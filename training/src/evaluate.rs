@@ -27,14 +27,16 @@ pub struct Row {
 /// # Errors
 /// Where a file cannot be read or the model does not fit the images.
 pub fn evaluate(model: &Model, data: &Path, options: &RestoreOptions) -> Result<Vec<Row>> {
-    let folder = Folder { path: String::new(), split: None, kind: Some(FolderKind::Pairs), weight: 1.0 };
+    let folder = Folder { path: String::new(), split: None, kind: Some(FolderKind::Pairs), task: None, weight: 1.0 };
+    // A pair lies on one grid: nothing is to be resampled, whatever the model's task.
+    let options = RestoreOptions { slices: true, ..options.clone() };
     let mut rows = Vec::new();
     for entry in pairs::search(&[folder], data)? {
-        let Some(degraded) = &entry.degraded else { continue };
+        let (Some(degraded), Some(reference)) = (&entry.degraded, &entry.reference) else { continue };
         let low = mdr::tiff_io::read_tiff(data.join(degraded))?;
-        let high = mdr::tiff_io::read_tiff(data.join(&entry.reference))?;
+        let high = mdr::tiff_io::read_tiff(data.join(reference))?;
         let name = degraded.file_name().unwrap_or_default().to_string_lossy();
-        let restored = mdr::restore(model, &low, options, &mut |_| true).with_context(|| name.to_string())?;
+        let restored = mdr::restore(model, &low, &options, &mut |_| true).with_context(|| name.to_string())?;
         for image in [&high, &restored] {
             ensure!(
                 image.info.shape == low.info.shape,

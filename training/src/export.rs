@@ -9,18 +9,20 @@ use crate::parity;
 use crate::train::{RunFolder, write};
 use crate::validate::Count;
 use anyhow::{Context, Result, bail};
+use mdr::Task;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
-/// Exports a run's checkpoint (`best` where there is one, else `last`, unless `checkpoint` names a file) to `out`, by
-/// default model.onnx in the run folder, and writes parity.json beside the run's other files. Gives the file's path.
+/// Exports a run's checkpoint (`best` where there is one, else `last`, unless `checkpoint` names a file), as it is for
+/// a task, to `out`, by default model.onnx in the run folder (model-TASK.onnx where the run has several), and writes parity.json beside the run's other files. Gives the file's path.
 ///
 /// # Errors
 /// Where the run folder is incomplete, a file cannot be written, or tch and mdr disagree.
-pub fn export(run: &RunFolder, checkpoint: Option<&Path>, out: Option<&Path>) -> Result<PathBuf> {
+pub fn export(run: &RunFolder, task: Task, checkpoint: Option<&Path>, out: Option<&Path>) -> Result<PathBuf> {
     let config = Config::load(&run.config(), &[])?;
+    let task = config.task_index(task)?;
     let path = match checkpoint {
         Some(path) => path.to_owned(),
         None if run.best().exists() => run.best(),
@@ -30,9 +32,9 @@ pub fn export(run: &RunFolder, checkpoint: Option<&Path>, out: Option<&Path>) ->
     let mut method = config.method.build(&config, Device::Cpu);
     checkpoint::load(&path, method.as_mut())?;
     let scores = if path == run.best() { scores(run, &config)? } else { None };
-    let bytes = encode(&config, method.as_ref(), scores.as_deref());
+    let bytes = encode(&config, method.as_ref(), task, scores.as_deref());
 
-    let report = parity::compare(method.as_ref(), &bytes)?;
+    let report = parity::compare(method.as_ref(), task, &bytes)?;
     write(&run.parity(), serde_json::to_string_pretty(&report)?.as_bytes())?;
     if !report.passed {
         bail!(
@@ -42,7 +44,7 @@ pub fn export(run: &RunFolder, checkpoint: Option<&Path>, out: Option<&Path>) ->
             run.parity().display()
         );
     }
-    let out = out.map_or_else(|| run.model(), Path::to_owned);
+    let out = out.map_or_else(|| run.model(&config, task), Path::to_owned);
     write(&out, &bytes).with_context(|| format!("writing {}", out.display()))?;
     Ok(out)
 }
@@ -71,34 +73,34 @@ fn scores(run: &RunFolder, config: &Config) -> Result<Option<String>> {
     Ok(Some(Value::Object(figures).to_string()))
 }
 
-/// The .onnx file of a method's generator. `scores`: JSON for `mdr.metrics`.
-pub fn encode(config: &Config, method: &dyn Method, scores: Option<&str>) -> Vec<u8> {
+/// The .onnx file of a method's generator, as it is for one of the config's tasks (an index). `scores`: JSON for `mdr.metrics`.
+pub fn encode(config: &Config, method: &dyn Method, task: usize, scores: Option<&str>) -> Vec<u8> {
     let mut graph = Graph::default();
     let net = method.generator();
-    let result = net.export(&mut graph, INPUT);
-    graph.finish(&result, 1, &metadata(config, net.tile_multiple(), scores))
+    let result = net.export(&mut graph, task, INPUT);
+    graph.finish(&result, net.channels() as i64, &metadata(config, config.tasks[task], net.tile_multiple(), scores))
 }
 
 /// The table of `mdr.*` keys.
-fn metadata(config: &Config, tile_multiple: usize, scores: Option<&str>) -> BTreeMap<String, String> {
+fn metadata(config: &Config, task: Task, tile_multiple: usize, scores: Option<&str>) -> BTreeMap<String, String> {
     let export = &config.export;
     let method = config.method.published_name();
     let or = |text: &str, default: &dyn Fn() -> String| if text.is_empty() { default() } else { text.to_owned() };
     let folders = || {
         let folders: Vec<&str> = config.data.folders.iter().map(|folder| folder.path.as_str()).collect();
-        if folders.is_empty() { config.task.to_string() } else { folders.join(", ") }
+        if folders.is_empty() { task.to_string() } else { folders.join(", ") }
     };
     let normalization = serde_json::to_string(&config.data.normalization()).expect("plain numbers are JSON");
     let entries = [
         ("format", "1".to_owned()),
-        ("task", config.task.to_string()),
+        ("task", task.to_string()),
         ("axes", "YX".to_owned()),
         ("channels", "1".to_owned()),
         ("scale", "1".to_owned()),
         ("normalization", normalization),
         ("tile_multiple", tile_multiple.to_string()),
-        ("name", or(&export.name, &|| format!("{}-{}", method.to_lowercase(), config.task))),
-        ("description", or(&export.description, &|| format!("{method} for the task {}", config.task))),
+        ("name", or(&export.name, &|| format!("{}-{}", method.to_lowercase(), task))),
+        ("description", or(&export.description, &|| format!("{method} for the task {}", task))),
         ("license", or(&export.license, &|| "not stated".into())),
         ("authors", or(&export.authors, &|| "not stated".into())),
         ("trained_on", or(&export.trained_on, &folders)),

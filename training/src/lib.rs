@@ -5,6 +5,7 @@
 //! ```
 
 pub mod adam;
+pub mod base;
 pub mod checkpoint;
 pub mod config;
 pub mod degrade;
@@ -18,6 +19,7 @@ pub mod pairs;
 pub mod parity;
 pub mod patches;
 pub mod report;
+pub mod simulate;
 pub mod tensorboard;
 pub mod train;
 pub mod validate;

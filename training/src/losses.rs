@@ -1,5 +1,7 @@
-//! Losses, in f32. Each names its paper and its formula.
+//! Losses, in f32. Each names its paper and its formula. Scores of a discriminator are N, 1, Y, X: one for each patch, of
+//! which the mean is taken; images are N, C, Y, X.
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 /// Mean absolute error with a weight per patch, mean(w·|restored − target|): CARE without the probabilistic part
@@ -24,4 +26,94 @@ pub fn ssim(restored: &Tensor, target: &Tensor, range: &Tensor, weight: &Tensor)
     let covariance = mean(&(restored * target)) - &a * &b;
     let ssim = (&a * &b * 2.0 + &c1) * (covariance * 2.0 + &c2) / ((a.square() + b.square() + c1) * (variances + c2));
     ((ssim * -1.0 + 1.0) * weight).mean(Kind::Float)
+}
+
+/// Cycle consistency, mean(|G(F(x)) − x|) (Zhu et al. 2017, eq. 2, one of its two terms).
+pub fn cycle(reconstructed: &Tensor, original: &Tensor) -> Tensor {
+    (reconstructed - original).abs().mean(Kind::Float)
+}
+
+/// Identity, mean(|G(y) − y|) for a y that is as G's results should be (Zhu et al. 2017, section 5.2, after Taigman et
+/// al. 2017).
+pub fn identity(mapped: &Tensor, original: &Tensor) -> Tensor {
+    (mapped - original).abs().mean(Kind::Float)
+}
+
+/// What generator and discriminator play for; D are the discriminator's scores, without a sigmoid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GanLoss {
+    /// Least squares (Mao et al. 2017, eq. 9 without the factors ½): (D(real) − 1)², D(fake)²; G: (D(fake) − 1)².
+    Lsgan,
+    /// Hinge (Lim and Ye 2017): max(0, 1 − D(real)), max(0, 1 + D(fake)); G: −D(fake).
+    Hinge,
+    /// Wasserstein distance (Arjovsky et al. 2017), to be used with [`gradient_penalty`]: −D(real), D(fake); G: −D(fake).
+    WganGp,
+    /// Cross entropy, not saturating (Goodfellow et al. 2014), with σ the sigmoid: −log σ(D(real)), −log(1 − σ(D(fake)));
+    /// G: −log σ(D(fake)).
+    Bce,
+}
+
+impl GanLoss {
+    /// The discriminator's loss on real images.
+    pub fn real(self, scores: &Tensor) -> Tensor {
+        let losses = match self {
+            Self::Lsgan => (scores - 1).square(),
+            Self::Hinge => (1f64 - scores).relu(),
+            Self::WganGp => -scores,
+            Self::Bce => (-scores).softplus(),
+        };
+        losses.mean(Kind::Float)
+    }
+
+    /// The discriminator's loss on generated images.
+    pub fn fake(self, scores: &Tensor) -> Tensor {
+        let losses = match self {
+            Self::Lsgan => scores.square(),
+            Self::Hinge => (1f64 + scores).relu(),
+            Self::WganGp => scores.shallow_clone(),
+            Self::Bce => scores.softplus(),
+        };
+        losses.mean(Kind::Float)
+    }
+
+    /// The generator's loss: `scores` are those of its images.
+    pub fn generator(self, scores: &Tensor) -> Tensor {
+        match self {
+            Self::Lsgan | Self::Bce => self.real(scores),
+            Self::Hinge | Self::WganGp => -scores.mean(Kind::Float),
+        }
+    }
+}
+
+/// Gradient penalty, mean((‖∇D(x̂)‖₂ − 1)²) at x̂ = ε·real + (1 − ε)·fake (Gulrajani et al. 2017, eq. 3, without λ). The
+/// gradient is that of an image's mean score by all its pixels; it can be differentiated again. `mix` holds the ε from 0
+/// to 1: N, 1, 1, 1.
+pub fn gradient_penalty(critic: impl Fn(&Tensor) -> Tensor, real: &Tensor, fake: &Tensor, mix: &Tensor) -> Tensor {
+    let between = (mix * real + (1f64 - mix) * fake).detach().set_requires_grad(true);
+    let scores = critic(&between).mean_dim([1, 2, 3].as_slice(), false, Kind::Float);
+    // The images are independent: the gradient of the sum is that of each.
+    let gradients = Tensor::run_backward(&[scores.sum(Kind::Float)], &[&between], true, true);
+    // At a gradient of exactly 0, the derivative of the root would be infinite.
+    let norm = (gradients[0].square().sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float) + 1e-12).sqrt();
+    (norm - 1).square().mean(Kind::Float)
+}
+
+/// Feature matching, Σ mean(|Dᵢ(real) − Dᵢ(fake)|) over the discriminator's layers i (Wang et al. 2018, pix2pixHD, eq. 4,
+/// for one discriminator). No gradient reaches what made the real features.
+pub fn feature_matching(real: &[Tensor], fake: &[Tensor]) -> Tensor {
+    distances(real, fake, Tensor::abs)
+}
+
+/// Content, Σ mean((φᵢ(target) − φᵢ(restored))²) over VGG's layers i (Johnson et al. 2016, eq. 2). No gradient reaches the
+/// target.
+pub fn content(target: &[Tensor], restored: &[Tensor]) -> Tensor {
+    distances(target, restored, Tensor::square)
+}
+
+fn distances(real: &[Tensor], fake: &[Tensor], distance: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    assert!(!real.is_empty() && real.len() == fake.len(), "{} and {} layers", real.len(), fake.len());
+    let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
+    let layers = real.iter().zip(fake);
+    layers.map(|(real, fake)| distance(&(float(fake) - float(real).detach())).mean(Kind::Float)).sum()
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use mdr_train::{config::Config, evaluate, export, report, train};
+use mdr_train::{config::Config, evaluate, export, report, simulate, train};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
@@ -19,16 +19,42 @@ struct Cli {
 enum Command {
     /// Trains a model into a run folder, and exports it.
     Train(Train),
+    /// Goes on from a trained model with one's own images: as train, beginning with the weights of a built-in model.
+    Finetune(Finetune),
     /// Writes the .onnx file of a run, after checking that mdr computes the same as tch.
     Export(Export),
     /// Restores pairs with a model file through the engine, and prints PSNR and SSIM of input and result.
     Evaluate(Evaluate),
+    /// Makes pairs from clean images or phantoms: blur, sampling, photons, camera.
+    Simulate(Simulate),
+}
+
+#[derive(Args)]
+struct Simulate {
+    /// What the microscope does (TOML).
+    #[arg(long)]
+    config: PathBuf,
+    /// Folder with clean images: TIFF files in folders named clean or stack at any depth, else directly in it.
+    #[arg(long, required_unless_present = "phantoms")]
+    data: Option<PathBuf>,
+    /// Also make so many pairs from phantoms; they need no image.
+    #[arg(long, default_value_t = 0)]
+    phantoms: usize,
+    /// Folder to write to: OUT/TASK/simulated/low and high, and manifest.json.
+    #[arg(long)]
+    out: PathBuf,
+    /// Replaces the seed of the config.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(Args)]
 struct Export {
     /// Run folder.
     run: PathBuf,
+    /// Task to export, of a run of several.
+    #[arg(long)]
+    task: Option<mdr::Task>,
     /// Checkpoint to export; the best one without it.
     #[arg(long)]
     checkpoint: Option<PathBuf>,
@@ -75,6 +101,27 @@ struct Train {
 }
 
 #[derive(Args)]
+struct Finetune {
+    /// What to begin with: the name of a task (its built-in model), a .onnx file of mdr-train, or a run folder.
+    #[arg(long)]
+    base: String,
+    /// How to train (TOML).
+    #[arg(long)]
+    config: PathBuf,
+    /// Folder that holds the images.
+    #[arg(long)]
+    data: PathBuf,
+    /// Run folder.
+    #[arg(long)]
+    out: PathBuf,
+    /// Replace a value of the config, such as train.steps=100; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    hardware: Hardware,
+}
+
+#[derive(Args)]
 struct Hardware {
     /// auto, cpu or cuda:N.
     #[arg(long, default_value = "auto")]
@@ -89,8 +136,13 @@ fn main() -> std::process::ExitCode {
     keep_freed_memory();
     let result = match cli.command {
         Command::Train(options) => run_train(&options),
+        Command::Finetune(Finetune { base, config, data, out, mut set, hardware }) => {
+            set.push(format!("base={}", toml::Value::String(base)));
+            run_train(&Train { config: Some(config), data, out, resume: false, set, hardware })
+        }
         Command::Export(options) => run_export(&options),
         Command::Evaluate(options) => run_evaluate(&options),
+        Command::Simulate(options) => run_simulate(&options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -119,15 +171,21 @@ fn run_train(options: &Train) -> Result<()> {
     if !outcome.finished {
         bail!("stopped at step {}; continue with --resume", outcome.position.step);
     }
-    let model = export::export(&run, None, None)?;
-    report::write_report(&run)?;
-    println!("{}", model.display());
-    Ok(())
+    for task in Config::load(&run.config(), &[])?.tasks {
+        println!("{}", export::export(&run, task, None, None)?.display());
+    }
+    report::write_report(&run)
 }
 
 fn run_export(options: &Export) -> Result<()> {
     let run = train::RunFolder::new(&options.run);
-    println!("{}", export::export(&run, options.checkpoint.as_deref(), options.out.as_deref())?.display());
+    let tasks = Config::load(&run.config(), &[])?.tasks;
+    let task = match (&tasks[..], options.task) {
+        (_, Some(task)) => task,
+        (&[task], None) => task,
+        _ => bail!("{} is a run of several tasks; say which with --task", options.run.display()),
+    };
+    println!("{}", export::export(&run, task, options.checkpoint.as_deref(), options.out.as_deref())?.display());
     Ok(())
 }
 
@@ -139,6 +197,17 @@ fn run_evaluate(options: &Evaluate) -> Result<()> {
     if let Some(path) = &options.json {
         train::write(path, serde_json::to_string_pretty(&rows)?.as_bytes())?;
     }
+    Ok(())
+}
+
+fn run_simulate(options: &Simulate) -> Result<()> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
+    let config = simulate::Config::load(&options.config)?;
+    let stop = || STOP.load(Ordering::Relaxed);
+    let manifest =
+        simulate::simulate(&config, options.data.as_deref(), options.phantoms, &options.out, options.seed, &stop)?;
+    println!("{}", manifest.display());
     Ok(())
 }
 

@@ -25,16 +25,90 @@ pub struct Graph {
 impl Graph {
     /// Stride 1, zero padding that keeps the sides; `weight` is O, I, K, K with K odd.
     pub fn conv(&mut self, name: &str, input: &str, weight: &Tensor, bias: &Tensor) -> String {
-        let kernel = weight.size()[2];
+        self.strided_conv(name, input, weight, bias, 1, weight.size()[2] / 2)
+    }
+
+    /// Zero padding on all sides; `weight` is O, I, K, K.
+    pub fn strided_conv(
+        &mut self,
+        name: &str,
+        input: &str,
+        weight: &Tensor,
+        bias: &Tensor,
+        stride: i64,
+        padding: i64,
+    ) -> String {
+        self.convolution("Conv", name, input, [weight, bias], [stride, padding], vec![])
+    }
+
+    /// PyTorch's `ConvTranspose2d`: `weight` is I, O, K, K; the sides grow by `stride`, less 2·`padding`, plus K − stride
+    /// and `output_padding`.
+    #[allow(clippy::too_many_arguments, reason = "as PyTorch's")]
+    pub fn conv_transpose(
+        &mut self,
+        name: &str,
+        input: &str,
+        weight: &Tensor,
+        bias: &Tensor,
+        stride: i64,
+        padding: i64,
+        output_padding: i64,
+    ) -> String {
+        let extra = vec![ints("output_padding", &[output_padding; 2])];
+        self.convolution("ConvTranspose", name, input, [weight, bias], [stride, padding], extra)
+    }
+
+    fn convolution(
+        &mut self,
+        operator: &str,
+        name: &str,
+        input: &str,
+        [weight, bias]: [&Tensor; 2],
+        [stride, padding]: [i64; 2],
+        mut attributes: Vec<pb::AttributeProto>,
+    ) -> String {
+        attributes.push(ints("kernel_shape", &weight.size()[2..]));
+        attributes.push(ints("strides", &[stride; 2]));
+        attributes.push(ints("pads", &[padding; 4]));
         let weight = self.initializer(&format!("{name}.weight"), weight);
         let bias = self.initializer(&format!("{name}.bias"), bias);
-        let attributes = vec![ints("kernel_shape", &[kernel; 2]), ints("pads", &[kernel / 2; 4])];
-        self.node("Conv", name, &[input, &weight, &bias], attributes)
+        self.node(operator, name, &[input, &weight, &bias], attributes)
+    }
+
+    /// γ (x − μ) / σ + β with mean and deviation of each channel of each image; γ and β have one value per channel.
+    pub fn instance_normalization(
+        &mut self,
+        name: &str,
+        input: &str,
+        gamma: &Tensor,
+        beta: &Tensor,
+        epsilon: f32,
+    ) -> String {
+        let gamma = self.initializer(&format!("{name}.weight"), gamma);
+        let beta = self.initializer(&format!("{name}.bias"), beta);
+        self.node("InstanceNormalization", name, &[input, &gamma, &beta], vec![float("epsilon", epsilon)])
+    }
+
+    /// Mirrors so many pixels along Y and X beyond each border, which is not repeated itself.
+    pub fn reflection_pad(&mut self, input: &str, padding: i64) -> String {
+        let name = format!("{input}_padded");
+        let pads = self.integers(&format!("{name}.pads"), &[0, 0, padding, padding, 0, 0, padding, padding]);
+        self.node("Pad", &name, &[input, &pads], vec![string("mode", "reflect")])
     }
 
     /// max(x, 0).
     pub fn relu(&mut self, input: &str) -> String {
         self.node("Relu", &format!("{input}_relu"), &[input], vec![])
+    }
+
+    /// max(x, 0) + slope · min(x, 0).
+    pub fn leaky_relu(&mut self, input: &str, slope: f32) -> String {
+        self.node("LeakyRelu", &format!("{input}_leaky"), &[input], vec![float("alpha", slope)])
+    }
+
+    /// Hyperbolic tangent.
+    pub fn tanh(&mut self, input: &str) -> String {
+        self.node("Tanh", &format!("{input}_tanh"), &[input], vec![])
     }
 
     /// Maximum of squares of this side, without overlap.
@@ -113,6 +187,17 @@ impl Graph {
         name.to_owned()
     }
 
+    fn integers(&mut self, name: &str, values: &[i64]) -> String {
+        self.initializers.push(pb::TensorProto {
+            name: name.to_owned(),
+            dims: vec![values.len() as i64],
+            data_type: DataType::Int64 as i32,
+            raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            ..Default::default()
+        });
+        name.to_owned()
+    }
+
     fn node(&mut self, operator: &str, name: &str, inputs: &[&str], attribute: Vec<pb::AttributeProto>) -> String {
         self.nodes.push(pb::NodeProto {
             op_type: operator.into(),
@@ -145,6 +230,10 @@ fn image(name: &str, channels: i64) -> pb::ValueInfoProto {
 
 fn attribute(name: &str, kind: AttributeType) -> pb::AttributeProto {
     pb::AttributeProto { name: name.into(), r#type: kind as i32, ..Default::default() }
+}
+
+fn float(name: &str, value: f32) -> pb::AttributeProto {
+    pb::AttributeProto { f: value, ..attribute(name, AttributeType::Float) }
 }
 
 fn int(name: &str, value: i64) -> pb::AttributeProto {

@@ -1,11 +1,11 @@
-//! Folders → images in memory, normalised, each with its part in the split. Pairs are `low/NAME` with `high/NAME`, clean
-//! images `clean/NAME`, at any depth. The split is by file: folders named train, val and test where they exist, else
+//! Folders → images in memory, normalised, each with its part in the split. Pairs are `low/NAME` with `high/NAME`, images
+//! that belong to no other `clean/NAME` and `degraded/NAME`, at any depth. The split is by file: folders named train, val and test where they exist, else
 //! seeded; planes of one file never end up in different parts. Files are read through the engine, and normalised by it,
 //! so that training sees what inference will see.
 
 use crate::config::{Config, Data, Folder, FolderKind, Split};
 use anyhow::{Context, Result, bail, ensure};
-use mdr::{Image, metrics};
+use mdr::{Image, Task, metrics};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
@@ -42,16 +42,21 @@ impl Plane {
 pub struct Pair {
     pub name: String,
     pub weight: f64,
+    /// Index among the config's tasks.
+    pub task: usize,
     pub input: Plane,
     pub target: Plane,
 }
 
-/// A clean plane on the scale 0..1 (0.1 and 99.9 percentile of its file), not clipped.
+/// A plane that belongs to no other one. Clean: on the scale 0..1 (0.1 and 99.9 percentile of its file), not clipped.
+/// Degraded: on the scale of the network.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
-pub struct Clean {
+pub struct Single {
     pub name: String,
     pub weight: f64,
+    /// Index among the config's tasks.
+    pub task: usize,
     pub plane: Plane,
 }
 
@@ -60,15 +65,17 @@ pub struct Clean {
 #[allow(missing_docs)]
 pub struct Images {
     pub pairs: Vec<Pair>,
-    pub clean: Vec<Clean>,
+    pub clean: Vec<Single>,
+    pub degraded: Vec<Single>,
 }
 
 /// One file, or two that belong together, as found; nothing is read yet. What a run folder's split.json lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Path of the clean image, or of the reference of a pair, relative to `--data`.
-    pub reference: PathBuf,
-    /// Path of the degraded image of a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<PathBuf>,
+    /// Path of the degraded image, alone or of a pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<PathBuf>,
     /// What it is for.
@@ -81,16 +88,48 @@ pub struct Entry {
     open: bool,
 }
 
+impl Entry {
+    /// Path of the image that the entry is named after: the reference, where there is one.
+    pub fn path(&self) -> &Path {
+        self.reference.as_deref().or(self.degraded.as_deref()).unwrap_or(Path::new(""))
+    }
+
+    /// Whether these are two files that belong together.
+    pub fn is_pair(&self) -> bool {
+        self.reference.is_some() && self.degraded.is_some()
+    }
+
+    /// Whether the two name the same files for the same purpose.
+    pub fn same_images(&self, other: &Self) -> bool {
+        (&self.reference, &self.degraded, self.split) == (&other.reference, &other.degraded, other.split)
+    }
+}
+
 /// Finds all images that the config names, and splits them.
 ///
 /// # Errors
 /// Where a folder is missing or holds no image, or an image of a pair has no partner.
 pub fn find(config: &Config, root: &Path) -> Result<Vec<Entry>> {
-    let default = [Folder { path: config.task.to_string(), split: None, kind: None, weight: 1.0 }];
-    let folders = if config.data.folders.is_empty() { &default[..] } else { &config.data.folders };
-    let mut found = search(folders, root)?;
+    let mut found = search(&folders(config), root)?;
     split_rest(&mut found, config);
     Ok(found)
+}
+
+/// The folders of a config; without any, one named as each task.
+fn folders(config: &Config) -> Vec<Folder> {
+    let default = |task: &Task| Folder { path: task.to_string(), split: None, kind: None, task: None, weight: 1.0 };
+    let named = &config.data.folders;
+    if named.is_empty() { config.tasks.iter().map(default).collect() } else { named.clone() }
+}
+
+/// Index of the task whose images a folder holds: as the config says, as a part of the path says, or the only one.
+fn task_index(folder: &Folder, config: &Config) -> Result<usize> {
+    let named = || Path::new(&folder.path).iter().find_map(|part| part.to_str()?.parse::<Task>().ok());
+    match folder.task.or_else(|| named().filter(|task| config.tasks.contains(task))) {
+        Some(task) => config.task_index(task),
+        None if config.tasks.len() == 1 => Ok(0),
+        None => bail!("data.folders: {:?} names none of the run's tasks; add task = \"...\"", folder.path),
+    }
 }
 
 /// Finds all images in these folders, in a fixed order. Where neither the config nor a folder says what an image is
@@ -105,36 +144,39 @@ pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
         let base = root.join(&folder.path);
         ensure!(base.is_dir(), "{}: no such folder (named in data.folders, relative to --data)", base.display());
         let before = found.len();
-        let mut add = |reference: PathBuf, degraded: Option<PathBuf>| {
-            if !seen.insert(reference.clone()) {
-                return;
-            }
+        let mut add = |reference: Option<PathBuf>, degraded: Option<PathBuf>| {
             let relative = |path: PathBuf| path.strip_prefix(root).map(Path::to_owned).unwrap_or(path);
-            let named = folder.split.or_else(|| named_split(&relative(reference.clone())));
-            let degraded = degraded.map(relative);
-            let (split, open) = (named.unwrap_or(Split::Train), named.is_none());
-            found.push(Entry { reference: relative(reference), degraded, split, folder: number, open });
+            let (reference, degraded) = (reference.map(relative), degraded.map(relative));
+            let entry = Entry { reference, degraded, split: Split::Train, folder: number, open: false };
+            if seen.insert(entry.path().to_owned()) {
+                let named = folder.split.or_else(|| named_split(entry.path()));
+                found.push(Entry { split: named.unwrap_or(Split::Train), open: named.is_none(), ..entry });
+            }
         };
+        let takes = |kinds: &[FolderKind]| folder.kind.is_none_or(|kind| kinds.contains(&kind));
         let mut directories = vec![base.clone()];
         while let Some(directory) = directories.pop() {
             let (files, inner) = list(&directory)?;
             let role = directory.file_name().unwrap_or_default();
-            if role == "clean" && folder.kind != Some(FolderKind::Pairs) {
-                files.iter().for_each(|file| add(file.clone(), None));
+            if role == "clean" && takes(&[FolderKind::Clean, FolderKind::Unpaired]) {
+                files.iter().for_each(|file| add(Some(file.clone()), None));
+            }
+            if role == "degraded" && takes(&[FolderKind::Degraded, FolderKind::Unpaired]) {
+                files.iter().for_each(|file| add(None, Some(file.clone())));
             }
             let high = directory.with_file_name("high");
-            if role == "low" && high.is_dir() && folder.kind != Some(FolderKind::Clean) {
+            if role == "low" && high.is_dir() && takes(&[FolderKind::Pairs]) {
                 for file in &files {
                     let reference = high.join(file.file_name().unwrap_or_default());
                     ensure!(reference.is_file(), "{} has no partner {}", file.display(), reference.display());
-                    add(reference, Some(file.clone()));
+                    add(Some(reference), Some(file.clone()));
                 }
             }
             directories.extend(inner.into_iter().rev());
         }
         ensure!(
             found.len() > before,
-            "{}: found neither low/NAME.tif with high/NAME.tif nor clean/NAME.tif, at any depth",
+            "{}: found neither low/NAME.tif with high/NAME.tif nor clean/NAME.tif nor degraded/NAME.tif, at any depth",
             base.display()
         );
     }
@@ -142,7 +184,7 @@ pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
 }
 
 /// Sorted TIFF files and folders of a folder.
-fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+pub(crate) fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let context = || format!("folder {}", directory.display());
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory).with_context(context)? {
@@ -156,7 +198,8 @@ fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     Ok((files.into_iter().filter(is_tiff).collect(), inner))
 }
 
-fn named_split(path: &Path) -> Option<Split> {
+/// What the folders of a path say that an image is for.
+pub(crate) fn named_split(path: &Path) -> Option<Split> {
     path.iter().find_map(|part| match part.to_str() {
         Some("train") => Some(Split::Train),
         Some("val") => Some(Split::Val),
@@ -165,12 +208,14 @@ fn named_split(path: &Path) -> Option<Split> {
     })
 }
 
-/// Splits files to which no folder gave a part: a seeded choice of pairs, and one of clean images, is for validation.
+/// Splits files to which no folder gave a part: of pairs, of clean and of degraded images of every folder's kind, a
+/// seeded choice is for validation.
 fn split_rest(found: &mut [Entry], config: &Config) {
-    for pairs in [true, false] {
-        let has_val = found.iter().any(|entry| entry.split == Split::Val && entry.degraded.is_some() == pairs);
-        let is_open = |entry: &Entry| entry.open && entry.degraded.is_some() == pairs;
-        let mut open: Vec<usize> = (0..found.len()).filter(|&index| is_open(&found[index])).collect();
+    let kind = |entry: &Entry| (entry.reference.is_some(), entry.degraded.is_some());
+    for wanted in [(true, true), (true, false), (false, true)] {
+        let has_val = found.iter().any(|entry| entry.split == Split::Val && kind(entry) == wanted);
+        let mut open: Vec<usize> =
+            (0..found.len()).filter(|&index| found[index].open && kind(&found[index]) == wanted).collect();
         if has_val || open.len() < 2 || config.data.validation_fraction == 0.0 {
             continue;
         }
@@ -188,43 +233,51 @@ fn split_rest(found: &mut [Entry], config: &Config) {
 /// Where a file cannot be read, is not of one channel, or does not fit its partner.
 pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Result<Images> {
     let mut images = Images::default();
-    // Clean images are of no use without simulation, and pairs without a share in it; all pairs serve validation.
+    let folders = folders(config);
+    let tasks: Vec<usize> = folders.iter().map(|folder| task_index(folder, config)).collect::<Result<_>>()?;
+    // Images are read only where they are of use: pairs are to validate on always; clean images are to be degraded, or
+    // for methods without pairs, which alone have a use for degraded ones.
     let fraction = config.simulate.as_ref().map_or(0.0, |simulate| simulate.fraction);
-    let wanted = |entry: &&Entry| match entry.degraded {
-        Some(_) => fraction < 1.0 || split != Split::Train,
-        None => fraction > 0.0,
+    let unpaired = config.method.unpaired();
+    let wanted = |entry: &&Entry| match (&entry.reference, &entry.degraded) {
+        (Some(_), Some(_)) => fraction < 1.0 || split != Split::Train,
+        (Some(_), None) => fraction > 0.0 || unpaired || false,
+        _ => unpaired,
     };
     for entry in entries.iter().filter(|entry| entry.split == split).filter(wanted) {
-        let name = entry.reference.display().to_string();
-        let weight = config.data.folders.get(entry.folder).map_or(1.0, |folder| folder.weight);
-        let mut reference = read(&root.join(&entry.reference))?;
-        match &entry.degraded {
-            Some(degraded) => {
-                let mut input = read(&root.join(degraded))?;
+        let name = entry.path().display().to_string();
+        let weight = folders.get(entry.folder).map_or(1.0, |folder| folder.weight);
+        let task = tasks.get(entry.folder).copied().unwrap_or(0);
+        let single = |(number, plane)| Single { name: plane_name(&name, number), weight, task, plane };
+        let mut reference = entry.reference.as_ref().map(|path| read(&root.join(path))).transpose()?;
+        let mut input = entry.degraded.as_ref().map(|path| read(&root.join(path))).transpose()?;
+        if let Some(input) = &mut input {
+            normalize(input, &config.data)?;
+        }
+        match (&mut reference, input) {
+            (Some(reference), Some(input)) => {
                 ensure!(
                     input.info.shape == reference.info.shape,
-                    "{} and {} differ in shape: {:?} and {:?}",
-                    degraded.display(),
-                    name,
+                    "{} and {name} differ in shape: {:?} and {:?}",
+                    entry.degraded.as_deref().unwrap_or(Path::new("")).display(),
                     input.info.shape,
                     reference.info.shape
                 );
-                normalize(&mut input, &config.data)?;
-                normalize(&mut reference, &config.data)?;
+                normalize(reference, &config.data)?;
                 if config.data.match_intensity {
                     match_intensity(&mut reference.samples, &input.samples)
                         .with_context(|| format!("matching the intensities of {name}"))?;
                 }
-                for (plane, (input, target)) in planes(&input).into_iter().zip(planes(&reference)).enumerate() {
-                    images.pairs.push(Pair { name: plane_name(&name, plane), weight, input, target });
+                for (number, (input, target)) in planes(&input).into_iter().zip(planes(reference)).enumerate() {
+                    images.pairs.push(Pair { name: plane_name(&name, number), weight, task, input, target });
                 }
             }
-            None => {
-                unit_scale(&mut reference.samples).with_context(|| name.clone())?;
-                for (number, plane) in planes(&reference).into_iter().enumerate() {
-                    images.clean.push(Clean { name: plane_name(&name, number), weight, plane });
-                }
+            (Some(clean), None) => {
+                unit_scale(&mut clean.samples).with_context(|| name.clone())?;
+                images.clean.extend(planes(clean).into_iter().enumerate().map(single));
             }
+            (None, Some(degraded)) => images.degraded.extend(planes(&degraded).into_iter().enumerate().map(single)),
+            (None, None) => {}
         }
     }
     Ok(images)
@@ -277,11 +330,4 @@ fn planes(image: &Image) -> Vec<Plane> {
     let shape = image.info.shape;
     let plane = |samples: &[f32]| Plane { y: shape.y, x: shape.x, samples: samples.to_vec() };
     image.samples.chunks_exact(shape.plane_len().max(1)).map(plane).collect()
-}
-
-impl Entry {
-    /// Whether the two name the same files for the same purpose.
-    pub fn same_images(&self, other: &Self) -> bool {
-        (&self.reference, &self.degraded, self.split) == (&other.reference, &other.degraded, other.split)
-    }
 }

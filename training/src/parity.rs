@@ -36,14 +36,14 @@ pub struct Patch {
 ///
 /// # Errors
 /// Where the engine refuses the model.
-pub fn compare(method: &dyn Method, onnx: &[u8]) -> Result<Report> {
+pub fn compare(method: &dyn Method, task: usize, onnx: &[u8]) -> Result<Report> {
     let model = Model::from_bytes("exported model", onnx).context("mdr does not accept the exported model")?;
     let multiple = method.generator().tile_multiple();
     let mut patches = Vec::new();
     for (number, (y, x)) in [(64usize, 64usize), (96, 160), (160, 96), (256, 256)].into_iter().enumerate() {
         let (y, x) = (y.next_multiple_of(multiple), x.next_multiple_of(multiple));
         let input = noisy(number, y, x)?;
-        let expected = method.restore(&Tensor::from_slice(&input).reshape([1, 1, y as i64, x as i64]));
+        let expected = method.restore(&Tensor::from_slice(&input).reshape([1, 1, y as i64, x as i64]), task);
         let expected = Vec::<f32>::try_from(expected.contiguous().reshape([-1]))?;
         let found = model.network().run(&input, [1, y, x])?;
         anyhow::ensure!(found.len() == expected.len(), "mdr gave {} samples for {}", found.len(), expected.len());

@@ -1,12 +1,12 @@
 //! Images → batches of patches. Batch number k is a pure function of the seed and k: threads may prepare batches ahead
 //! in any order, and a resumed run gets exactly the batches it would have got.
 
-use crate::config::{Config, Simulate};
+use crate::config::Config;
 use crate::degrade;
 use crate::methods::Batch;
-use crate::pairs::{Images, Pair, Plane};
+use crate::pairs::{Images, Plane};
 use anyhow::{Result, ensure};
-use mdr::Task;
+use mdr::{Image, Task};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::sync::{Arc, mpsc};
@@ -18,6 +18,7 @@ const TRIES: usize = 20;
 /// Patches of one batch in memory, ready for the device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patches {
+    task: usize,
     /// N·Y·X samples each.
     input: Vec<f32>,
     target: Vec<f32>,
@@ -31,6 +32,7 @@ impl Patches {
         let (count, size) = (self.weight.len() as i64, self.size as i64);
         let images = |samples: &[f32]| Tensor::from_slice(samples).reshape([count, 1, size, size]).to_device(device);
         Batch {
+            task: self.task,
             input: images(&self.input),
             target: images(&self.target),
             weight: Tensor::from_slice(&self.weight).reshape([count, 1, 1, 1]).to_device(device),
@@ -48,11 +50,43 @@ impl Patches {
 #[derive(Debug)]
 pub struct Sampler {
     config: Config,
-    images: Images,
-    /// Running sums of the images' weights, and, for pairs, the sample above which there is foreground.
-    pair_weights: Vec<f64>,
-    clean_weights: Vec<f64>,
+    /// Material of each of the config's tasks; batches take turns.
+    tasks: Vec<Material>,
+}
+
+/// What batches of one task are cut from.
+#[derive(Debug)]
+struct Material {
+    /// Degraded planes on the scale of the network.
+    inputs: Pool,
+    /// Their references, in the same order; for an unpaired method, clean planes.
+    targets: Pool,
+    /// Clean planes to be degraded.
+    clean: Pool,
+}
+
+/// Planes, the running sums of their weights, and, of each, the sample above which there is foreground.
+#[derive(Debug, Default)]
+struct Pool {
+    planes: Vec<Plane>,
+    weights: Vec<f64>,
     foreground: Vec<f32>,
+}
+
+impl Pool {
+    fn push(&mut self, plane: Plane, weight: f64, part: f64) -> Result<()> {
+        self.foreground.push(foreground(&plane, part)?);
+        self.planes.push(plane);
+        self.weights.push(self.weights.last().unwrap_or(&0.0) + weight);
+        Ok(())
+    }
+
+    /// An index, with probabilities given by the weights.
+    fn draw(&self, rng: &mut Pcg64Mcg) -> usize {
+        let total = self.weights.last().copied().unwrap_or(0.0);
+        let point = rng.random::<f64>() * total;
+        self.weights.partition_point(|&sum| sum <= point).min(self.weights.len().saturating_sub(1))
+    }
 }
 
 impl Sampler {
@@ -62,46 +96,66 @@ impl Sampler {
     /// Naming the image or the setting at fault.
     pub fn new(config: &Config, images: Images) -> Result<Self> {
         let size = config.patches.size;
-        let planes = images.pairs.iter().map(|pair| (&pair.name, &pair.input));
-        for (name, plane) in planes.chain(images.clean.iter().map(|clean| (&clean.name, &clean.plane))) {
+        let part = config.patches.foreground;
+        let unpaired = config.method.unpaired();
+        let simulated = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0 && !unpaired);
+        let mut tasks: Vec<Material> = (config.tasks.iter())
+            .map(|_| Material { inputs: Pool::default(), targets: Pool::default(), clean: Pool::default() })
+            .collect();
+        let fits = |name: &str, plane: &Plane| {
             ensure!(
                 plane.y >= size && plane.x >= size,
                 "{name} has {}x{} pixels, less than a patch of {size}x{size} (patches.size)",
                 plane.y,
                 plane.x
             );
+            Ok(())
+        };
+        for pair in images.pairs {
+            fits(&pair.name, &pair.input)?;
+            tasks[pair.task].inputs.push(pair.input, pair.weight, part)?;
+            tasks[pair.task].targets.push(pair.target, pair.weight, part)?;
         }
-        match &config.simulate {
-            Some(simulate) => {
-                let phantoms_only = simulate.phantoms == 1.0;
+        for single in images.degraded {
+            fits(&single.name, &single.plane)?;
+            tasks[single.task].inputs.push(single.plane, single.weight, part)?;
+        }
+        for mut single in images.clean {
+            fits(&single.name, &single.plane)?;
+            if unpaired {
+                single.plane = normalized(single.plane, config)?;
+                tasks[single.task].targets.push(single.plane, single.weight, part)?;
+            } else {
+                tasks[single.task].clean.push(single.plane, single.weight, part)?;
+            }
+        }
+        for (task, material) in config.tasks.iter().zip(&tasks) {
+            let (inputs, targets) = (material.inputs.planes.len(), material.targets.planes.len());
+            if unpaired {
                 ensure!(
-                    simulate.fraction == 0.0 || phantoms_only || !images.clean.is_empty(),
+                    inputs > 0 && targets > 0,
+                    "{} learns from degraded and clean images (degraded/NAME.tif, clean/NAME.tif, or pairs, split \
+                     train); found {inputs} and {targets} of task {task}",
+                    config.method.published_name()
+                );
+            } else if let Some(simulate) = simulated {
+                ensure!(
+                    simulate.phantoms == 1.0 || !material.clean.planes.is_empty(),
                     "[simulate] needs clean images to train from (clean/NAME.tif, split train); found none"
                 );
                 ensure!(
-                    simulate.fraction == 1.0 || !images.pairs.is_empty(),
+                    simulate.fraction == 1.0 || inputs > 0,
                     "simulate.fraction below 1 needs pairs to train from; found none"
                 );
+            } else {
+                ensure!(
+                    inputs > 0,
+                    "found no pair of task {task} to train from (low/NAME.tif with high/NAME.tif, split train); to \
+                     train from clean images, add [simulate] to the config"
+                );
             }
-            None => ensure!(
-                !images.pairs.is_empty(),
-                "found no pair to train from (low/NAME.tif with high/NAME.tif, split train); to train from clean \
-                 images, add [simulate] to the config"
-            ),
         }
-        let running = |weights: &mut dyn Iterator<Item = f64>| -> Vec<f64> {
-            weights
-                .scan(0.0, |sum, weight| {
-                    *sum += weight;
-                    Some(*sum)
-                })
-                .collect()
-        };
-        let pair_weights = running(&mut images.pairs.iter().map(|pair| pair.weight));
-        let clean_weights = running(&mut images.clean.iter().map(|clean| clean.weight));
-        let foreground = images.pairs.iter().map(|pair| foreground(&pair.target, config.patches.foreground));
-        let foreground = foreground.collect::<Result<_>>()?;
-        Ok(Self { config: config.clone(), images, pair_weights, clean_weights, foreground })
+        Ok(Self { config: config.clone(), tasks })
     }
 
     /// Batch number `index`.
@@ -109,19 +163,32 @@ impl Sampler {
     /// # Errors
     /// Those of the simulation; none for finite images.
     pub fn batch(&self, index: u64) -> Result<Patches> {
-        let Config { patches: settings, train, data, .. } = &self.config;
+        let Config { patches: settings, train, data, simulate, .. } = &self.config;
         let size = settings.size;
+        let task = (index % self.tasks.len() as u64) as usize;
+        let Material { inputs, targets, clean } = &self.tasks[task];
         let mut rng = Pcg64Mcg::seed_from_u64(self.config.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(index));
-        let mut patches = Patches { input: vec![], target: vec![], weight: vec![], size };
+        let mut patches = Patches { task, input: vec![], target: vec![], weight: vec![], size };
         while patches.weight.len() < train.batch {
             let room = train.batch - patches.weight.len();
-            match &self.config.simulate {
+            if self.config.method.unpaired() {
+                let mut cut = |pool: &Pool| {
+                    let number = pool.draw(&mut rng);
+                    let plane = &pool.planes[number];
+                    self.cut([plane, plane], pool.foreground[number], &mut rng)[0].clone()
+                };
+                let (input, target) = (cut(inputs), cut(targets));
+                patches.push(&input, &target, 1.0);
+                continue;
+            }
+            match simulate {
                 Some(simulate) if rng.random_bool(simulate.fraction) => {
                     let count = simulate.patches_per_window.min(room);
-                    let window = self.simulated(simulate, data, &mut rng)?;
+                    let choose = |rng: &mut Pcg64Mcg| clean.planes.get(clean.draw(rng));
+                    let window = degrade::window(choose, size, simulate, data, &mut rng)?;
                     let foreground = foreground(&window.target, settings.foreground)?;
                     for _ in 0..count {
-                        let (input, target) = self.cut(&window.input, &window.target, foreground, &mut rng);
+                        let [input, target] = self.cut([&window.input, &window.target], foreground, &mut rng);
                         patches.push(&input, &target, window.weight);
                     }
                 }
@@ -129,9 +196,9 @@ impl Sampler {
                     // As many patches at once as a simulated window gives, else `fraction` would not be that of patches.
                     let count = simulate.as_ref().map_or(1, |simulate| simulate.patches_per_window.min(room));
                     for _ in 0..count {
-                        let number = draw(&self.pair_weights, &mut rng);
-                        let Pair { input, target, .. } = &self.images.pairs[number];
-                        let (input, target) = self.cut(input, target, self.foreground[number], &mut rng);
+                        let number = targets.draw(&mut rng);
+                        let planes = [&inputs.planes[number], &targets.planes[number]];
+                        let [input, target] = self.cut(planes, targets.foreground[number], &mut rng);
                         patches.push(&input, &target, 1.0);
                     }
                 }
@@ -140,33 +207,31 @@ impl Sampler {
         Ok(patches)
     }
 
-    fn simulated(
-        &self,
-        simulate: &Simulate,
-        data: &crate::config::Data,
-        rng: &mut Pcg64Mcg,
-    ) -> Result<degrade::Window> {
-        let clean = &self.images.clean;
-        let choose = |rng: &mut Pcg64Mcg| clean.get(draw(&self.clean_weights, rng)).map(|clean| &clean.plane);
-        degrade::window(choose, self.config.patches.size, simulate, data, rng)
-    }
-
     /// A patch at a random place, preferably with something in it, flipped and turned at random.
-    fn cut(&self, input: &Plane, target: &Plane, foreground: f32, rng: &mut Pcg64Mcg) -> (Plane, Plane) {
+    fn cut(&self, planes: [&Plane; 2], foreground: f32, rng: &mut Pcg64Mcg) -> [Plane; 2] {
         let size = self.config.patches.size;
+        let target = planes[1];
         let mut corner = [0, 0];
         for _ in 0..TRIES {
-            corner = [rng.random_range(0..=input.y - size), rng.random_range(0..=input.x - size)];
+            corner = [rng.random_range(0..=target.y - size), rng.random_range(0..=target.x - size)];
             if has_foreground(target, corner, size, foreground) {
                 break;
             }
         }
         // Rows and columns of an axial image are not of one kind.
-        let turns = if self.config.task == Task::Axial { 4 } else { 8 };
+        let turns = if self.config.tasks.contains(&Task::Axial) { 4 } else { 8 };
         let turn = if self.config.patches.augment { rng.random_range(0..turns) } else { 0 };
-        let cut = |plane: &Plane| turned(&plane.crop(corner, [size; 2]), turn);
-        (cut(input), cut(target))
+        planes.map(|plane| turned(&plane.crop(corner, [size; 2]), turn))
     }
+}
+
+/// On the scale of the network: normalised as the engine would.
+fn normalized(plane: Plane, config: &Config) -> Result<Plane> {
+    let Plane { y, x, samples } = plane;
+    let mut image = Image::from_plane(y, x, samples)?;
+    let fitted = config.data.normalization().fit(&mut image.as_source(), 0, &mut || true)?;
+    fitted.apply(&mut image.samples);
+    Ok(Plane { y, x, samples: image.samples })
 }
 
 /// The sample above which there is foreground: this part of the way from the 0.1 to the 99.9 percentile.
@@ -205,13 +270,6 @@ fn turned(patch: &Plane, turn: usize) -> Plane {
         }
     }
     Plane { y: size, x: size, samples }
-}
-
-/// An index, with probabilities given by running sums of weights.
-fn draw(running: &[f64], rng: &mut Pcg64Mcg) -> usize {
-    let total = running.last().copied().unwrap_or(0.0);
-    let point = rng.random::<f64>() * total;
-    running.partition_point(|&sum| sum <= point).min(running.len().saturating_sub(1))
 }
 
 /// Prepares batches ahead in background threads, and hands them out in order.

@@ -1,14 +1,15 @@
 //! The loop: batch, step, log; every so often validate and save. It reads top to bottom like the paper and never asks
 //! which method runs. All it leaves is in the run folder: config.toml, split.json, log.csv, samples/, checkpoints/.
 
+use crate::base;
 use crate::checkpoint::{self, Position};
 use crate::config::{Config, Split};
-use crate::methods::{Losses, Method, State};
+use crate::methods::{Batch, Losses, Method, State};
 use crate::pairs::{self, Entry};
 use crate::patches::{Loader, Sampler};
 use crate::tensorboard::Events;
 use crate::validate::Validation;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mdr::metrics::Scores;
 use std::io::{IsTerminal, Write};
@@ -16,6 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
+
+/// Validations without a new best, and dB below it, at which a run warns that it overfits.
+const FALLING: u64 = 4;
+const FALLEN: f64 = 0.1;
 
 /// Paths inside a run folder.
 #[derive(Clone, Debug)]
@@ -50,8 +55,11 @@ impl RunFolder {
     pub fn scores(&self) -> PathBuf {
         self.checkpoints().join("best.json")
     }
-    pub fn model(&self) -> PathBuf {
-        self.0.join("model.onnx")
+    pub fn model(&self, config: &Config, task: usize) -> PathBuf {
+        match &config.tasks[..] {
+            [_] => self.0.join("model.onnx"),
+            tasks => self.0.join(format!("model-{}.onnx", tasks[task])),
+        }
     }
     pub fn parity(&self) -> PathBuf {
         self.0.join("parity.json")
@@ -100,14 +108,16 @@ pub fn start(
         run.root().display()
     );
     let entries = pairs::find(config, data)?;
+    let mut method = prepared(config, device)?;
     for folder in [run.root(), &run.samples(), &run.checkpoints()] {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
     write(&run.config(), config.to_toml()?.as_bytes())?;
     write(&run.split(), serde_json::to_string_pretty(&entries)?.as_bytes())?;
-    let method = config.method.build(config, device);
-    let position = Position { step: 0, best_psnr: f64::NEG_INFINITY };
-    go_on(config, data, run, &entries, method, position, Sums::default(), device, stop)
+    if let Some(base) = &config.base {
+        method.begin_with(&base::read(base)?.weights).with_context(|| format!("base {base}"))?;
+    }
+    go_on(config, data, run, &entries, method, Position::START, Sums::default(), device, stop)
 }
 
 /// Continues a run from its last checkpoint, to the same result as if it had never stopped. `stop` is asked after
@@ -122,9 +132,15 @@ pub fn resume(data: &Path, run: &RunFolder, device: Device, stop: &dyn Fn(u64) -
     let recorded = run.entries()?;
     let same = entries.len() == recorded.len() && entries.iter().zip(&recorded).all(|(a, b)| a.same_images(b));
     ensure!(same, "the images below {} are not those that {} lists", data.display(), run.split().display());
-    let mut method = config.method.build(&config, device);
+    let mut method = prepared(&config, device)?;
     let (position, log) = checkpoint::load(&run.last(), method.as_mut())?;
     go_on(&config, data, run, &entries, method, position, Sums::resumed(log), device, stop)
+}
+
+fn prepared(config: &Config, device: Device) -> Result<Box<dyn Method>> {
+    let mut method = config.method.build(config, device);
+    method.prepare(config)?;
+    Ok(method)
 }
 
 #[allow(clippy::too_many_arguments, reason = "the two callers above are its only ones")]
@@ -159,7 +175,7 @@ fn go_on(
     while position.step < settings.steps {
         let batch = loader.take()?.to_batch(device);
         let learning_rate = learning_rate(config, position.step);
-        sums.add(method.step(&batch, learning_rate));
+        sums.add(step(method.as_mut(), &batch, learning_rate, settings.batch)?);
         position.step += 1;
 
         let stopped = stop(position.step);
@@ -194,7 +210,7 @@ fn go_on(
                     if best { " (best)" } else { "" }
                 ));
                 if best {
-                    position.best_psnr = scores.psnr_affine;
+                    (position.best_psnr, position.best_step) = (scores.psnr_affine, position.step);
                     let figures = serde_json::json!({
                         "data": validation.count().describe(config, entries),
                         "images": validation.pairs().len(),
@@ -218,12 +234,42 @@ fn go_on(
         if validate || stopped {
             checkpoint::save(&run.last(), method.as_ref(), position, sums.state())?;
         }
+        let since = (position.step - position.best_step) / settings.validate_every;
+        if validate && scores.is_some() && since > 0 {
+            let fallen = position.best_psnr - scores.map_or(0.0, |scores| scores.psnr_affine);
+            let ends = settings.patience > 0 && since >= settings.patience;
+            if ends || (since.is_multiple_of(FALLING) && fallen > FALLEN) {
+                progress.say(&format!(
+                    "warning: validation is {fallen:.2} dB below its best, {:.2} dB at step {}: the network learns the \
+                     training images by heart; that best is what is exported{}",
+                    position.best_psnr,
+                    position.best_step,
+                    if ends { "; stopping early (train.patience)" } else { "" }
+                ));
+            }
+            if ends {
+                break;
+            }
+        }
         if stopped && position.step < settings.steps {
             progress.say(&format!("stopped and saved at step {}", position.step));
             return Ok(Outcome { position, finished: false });
         }
     }
     Ok(Outcome { position, finished: true })
+}
+
+/// One step; where memory runs out, the error says what to set.
+fn step(method: &mut dyn Method, batch: &Batch, learning_rate: f64, patches: usize) -> Result<Losses> {
+    let work = std::panic::AssertUnwindSafe(|| method.step(batch, learning_rate));
+    std::panic::catch_unwind(work).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map_or("", String::as_str);
+        if text.contains("out of memory") || text.contains("can't allocate memory") {
+            let half = (patches / 2).max(1);
+            return anyhow!("out of memory with {patches} patches a step; try --set train.batch={half}");
+        }
+        std::panic::resume_unwind(panic)
+    })
 }
 
 /// Rises linearly over the warm-up, then falls along half a cosine.

@@ -41,9 +41,11 @@ impl Count {
     pub fn describe(self, config: &Config, entries: &[Entry]) -> String {
         let folders = |paired: bool| {
             let mut names: Vec<String> = Vec::new();
-            for entry in entries.iter().filter(|e| e.split == Split::Val && e.degraded.is_some() == paired) {
+            for entry in
+                entries.iter().filter(|e| e.split == Split::Val && e.reference.is_some() && e.is_pair() == paired)
+            {
                 // FOLDER/clean/NAME.tif or FOLDER/high/NAME.tif.
-                let role = entry.reference.parent().unwrap_or(Path::new(""));
+                let role = entry.path().parent().unwrap_or(Path::new(""));
                 let folder = role.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(role);
                 let name = folder.display().to_string();
                 if !names.contains(&name) {
@@ -100,7 +102,7 @@ impl Validation {
                 let mut rng = Pcg64Mcg::seed_from_u64(u64::MAX - number as u64);
                 let window = degrade::window(choose, config.patches.size, simulate, &config.data, &mut rng)?;
                 let name = format!("simulated window {number}");
-                pairs.push(Pair { name, weight: 1.0, input: window.input, target: window.target });
+                pairs.push(Pair { name, weight: 1.0, task: 0, input: window.input, target: window.target });
             }
         }
         let mut kept = Vec::new();
@@ -127,7 +129,7 @@ impl Validation {
 
     /// Restores every plane.
     pub fn restore(&self, method: &dyn Method, device: Device) -> Vec<Plane> {
-        self.pairs.iter().map(|pair| restore(method, &pair.input, device)).collect()
+        self.pairs.iter().map(|pair| restore(method, &pair.input, pair.task, device)).collect()
     }
 
     /// Scores of restored planes, in the order of [`Validation::pairs`].
@@ -173,8 +175,9 @@ impl Validation {
     }
 }
 
-/// Restores one normalised plane of any size: padded by reflection to sides that the network accepts, then cropped.
-pub fn restore(method: &dyn Method, plane: &Plane, device: Device) -> Plane {
+/// Restores one normalised plane of any size and of this task (an index): padded by reflection to sides that the network
+/// accepts, then cropped.
+pub fn restore(method: &dyn Method, plane: &Plane, task: usize, device: Device) -> Plane {
     let multiple = method.generator().tile_multiple();
     let padded = |length: usize| length.next_multiple_of(multiple) - length;
     let (bottom, right) = (padded(plane.y), padded(plane.x));
@@ -183,7 +186,7 @@ pub fn restore(method: &dyn Method, plane: &Plane, device: Device) -> Plane {
     // Reflection needs sides longer than the padding; tinier planes repeat their border.
     let input =
         if plane.y > bottom && plane.x > right { input.reflection_pad2d(pads) } else { input.replication_pad2d(pads) };
-    let restored = method.restore(&input).slice(2, 0, plane.y as i64, 1).slice(3, 0, plane.x as i64, 1);
+    let restored = method.restore(&input, task).slice(2, 0, plane.y as i64, 1).slice(3, 0, plane.x as i64, 1);
     let mut samples = vec![0.0; plane.samples.len()];
     restored.to_device(Device::Cpu).contiguous().reshape([-1]).copy_data(&mut samples, plane.samples.len());
     Plane { y: plane.y, x: plane.x, samples }

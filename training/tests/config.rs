@@ -37,6 +37,8 @@ fn shipped_configs_are_right_and_survive_the_run_folder() {
         include_str!("../configs/smoke.toml"),
         include_str!("../configs/care-denoise.toml"),
         include_str!("../configs/denoise.toml"),
+        include_str!("../configs/axial.toml"),
+        include_str!("../configs/super-resolve.toml"),
     ] {
         let config = Config::parse(text, &[]).unwrap();
         assert_eq!(Config::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 fn splits(entries: &[Entry]) -> BTreeMap<Split, BTreeSet<String>> {
     let mut splits: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for entry in entries {
-        splits.entry(entry.split).or_default().insert(entry.reference.display().to_string());
+        splits.entry(entry.split).or_default().insert(entry.path().display().to_string());
     }
     splits
 }

@@ -17,7 +17,7 @@ fn mdr_computes_what_tch_computes() {
     ] {
         let config = common::smoke(&[changes, &["patches.size=32"]].concat());
         let method = config.method.build(&config, Device::Cpu);
-        let report = parity::compare(method.as_ref(), &export::encode(&config, method.as_ref(), None)).unwrap();
+        let report = parity::compare(method.as_ref(), 0, &export::encode(&config, method.as_ref(), 0, None)).unwrap();
         assert!(report.passed, "{changes:?}: {report:?}");
         assert_eq!(report.patches.len(), 4);
     }
@@ -27,8 +27,8 @@ fn mdr_computes_what_tch_computes() {
 fn other_weights_fail_the_parity_check() {
     let config = common::smoke(&[]);
     let other = common::smoke(&["seed=8"]);
-    let bytes = export::encode(&config, config.method.build(&config, Device::Cpu).as_ref(), None);
-    let report = parity::compare(other.method.build(&other, Device::Cpu).as_ref(), &bytes).unwrap();
+    let bytes = export::encode(&config, config.method.build(&config, Device::Cpu).as_ref(), 0, None);
+    let report = parity::compare(other.method.build(&other, Device::Cpu).as_ref(), 0, &bytes).unwrap();
     assert!(!report.passed && report.worst > 1e-3, "{report:?}");
 }
 
@@ -36,7 +36,7 @@ fn other_weights_fail_the_parity_check() {
 fn metadata_is_complete() {
     let config = common::smoke(&["export.license=CC0-1.0", "data.percentile_low=1.5"]);
     let method = config.method.build(&config, Device::Cpu);
-    let bytes = export::encode(&config, method.as_ref(), Some(r#"{"images":4}"#));
+    let bytes = export::encode(&config, method.as_ref(), 0, Some(r#"{"images":4}"#));
     let model = mdr::Model::from_bytes("exported", &bytes).unwrap();
     let facts = model.facts();
     assert_eq!(facts.task, Some(mdr::Task::Denoise));
@@ -68,7 +68,7 @@ fn onnxruntime_agrees() {
     }
     let config = common::smoke(&["net.features=16"]);
     let method = config.method.build(&config, Device::Cpu);
-    let bytes = export::encode(&config, method.as_ref(), None);
+    let bytes = export::encode(&config, method.as_ref(), 0, None);
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (y, x) = (52, 68);

@@ -19,7 +19,7 @@ fn one_batch_is_learnt_by_heart() {
         tch::manual_seed(1);
         let image = || Tensor::rand([2, 1, 16, 16], (Kind::Float, Device::Cpu));
         let weight = Tensor::ones([2, 1, 1, 1], (Kind::Float, Device::Cpu));
-        let batch = Batch { input: image(), target: image(), weight };
+        let batch = Batch { task: 0, input: image(), target: image(), weight };
         let loss = |losses: Vec<(&str, Tensor)>| losses[0].1.double_value(&[]);
         let first = loss(method.step(&batch, 3e-3));
         let last = (0..400).map(|_| loss(method.step(&batch, 3e-3))).last().unwrap();
@@ -119,7 +119,7 @@ fn a_checkpoint_of_another_network_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.safetensors");
     let small = common::smoke(&[]);
-    let position = checkpoint::Position { step: 3, best_psnr: 21.5 };
+    let position = checkpoint::Position { step: 3, best_psnr: 21.5, best_step: 2 };
     checkpoint::save(&path, small.method.build(&small, Device::Cpu).as_ref(), position, State::new()).unwrap();
     let mut same = small.method.build(&small, Device::Cpu);
     assert_eq!(checkpoint::load(&path, same.as_mut()).unwrap().0, position);
@@ -147,12 +147,13 @@ fn unet_loss_and_adam_agree_with_pytorch() {
         assert!(difference < tolerance, "{difference}");
     };
     let batch = Batch {
+        task: 0,
         input: stored["input"].shallow_clone(),
         target: stored["target"].shallow_clone(),
         weight: stored["weight"].shallow_clone(),
     };
-    close(&method.restore(&batch.input), &stored["output"], 1e-5);
+    close(&method.restore(&batch.input, 0), &stored["output"], 1e-5);
     let losses: Vec<f64> = (0..3).map(|_| method.step(&batch, 1e-2)[0].1.double_value(&[])).collect();
     close(&Tensor::from_slice(&losses), &stored["losses"], 1e-5);
-    close(&method.restore(&batch.input), &stored["output_after_three_steps"], 1e-4);
+    close(&method.restore(&batch.input, 0), &stored["output_after_three_steps"], 1e-4);
 }

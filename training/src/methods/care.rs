@@ -7,6 +7,7 @@ use super::{Batch, Losses, Method, State, learner::Learner, training_kind};
 use crate::config::Config;
 use crate::losses;
 use crate::nets::{Net, unet::UNet};
+use anyhow::Result;
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use tch::{Device, Kind};
@@ -21,15 +22,21 @@ pub struct Care {
 impl Care {
     /// Fresh weights from the config's seed.
     pub fn new(config: &Config, device: Device) -> Self {
-        let net = |path: &tch::nn::Path| UNet::new(path, &config.net, &mut Pcg64Mcg::seed_from_u64(config.seed));
+        let net = |path: &tch::nn::Path| {
+            UNet::new(path, &config.net, config.tasks.len(), &mut Pcg64Mcg::seed_from_u64(config.seed))
+        };
         let generator = Learner::new(device, config.train.ema, 0.9, net);
         Self { generator, kind: training_kind(config.train.precision, device) }
     }
 }
 
 impl Method for Care {
+    fn begin_with(&mut self, weights: &State) -> Result<()> {
+        self.generator.begin_with(weights)
+    }
+
     fn step(&mut self, batch: &Batch, learning_rate: f64) -> Losses {
-        let restored = self.generator.net().forward(&batch.input, self.kind);
+        let restored = self.generator.net().forward(&batch.input, batch.task, self.kind);
         let loss = losses::l1(&restored, &batch.target, &batch.weight);
         loss.backward();
         self.generator.step(learning_rate);

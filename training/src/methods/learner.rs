@@ -35,6 +35,11 @@ impl<N> Learner<N> {
         Self { weights, net, averaged, adam, decay: ema }
     }
 
+    /// Steps taken.
+    pub fn steps(&self) -> i64 {
+        self.adam.steps()
+    }
+
     /// The network that learns.
     pub fn net(&self) -> &N {
         &self.net

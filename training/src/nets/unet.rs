@@ -25,12 +25,12 @@ pub struct UNet {
 }
 
 impl UNet {
-    /// Adds its variables to `path`.
-    pub fn new(path: &nn::Path, settings: &config::Net, rng: &mut Pcg64Mcg) -> Self {
+    /// Adds its variables to `path`; with several tasks, every convolution but the last has a gain and an offset for each.
+    pub fn new(path: &nn::Path, settings: &config::Net, tasks: usize, rng: &mut Pcg64Mcg) -> Self {
         let config::Net { depth, features, kernel, residual } = *settings;
         let width = |level: usize| features << level;
         let mut layer = |name: String, inputs, outputs| {
-            let conv = Conv::new(&(path / &name), [inputs, outputs], kernel, rng);
+            let conv = Conv::new(&(path / &name), [inputs, outputs], kernel, tasks, rng);
             (name, conv)
         };
         let mut channels = 1;
@@ -46,14 +46,14 @@ impl UNet {
             .rev()
             .map(|level| pair(name("up", level), width(level), [width(level), width(level.saturating_sub(1))]))
             .collect();
-        let last = Conv::new(&(path / "last"), [channels, 1], 1, rng);
+        let last = Conv::new(&(path / "last"), [channels, 1], 1, 1, rng);
         Self { down, middle, up, last, residual }
     }
 }
 
 impl Net for UNet {
-    fn forward(&self, input: &Tensor, kind: Kind) -> Tensor {
-        let pair = |layers: &[Layer; 2], x: Tensor| layers.iter().fold(x, |x, (_, conv)| conv.forward(&x).relu());
+    fn forward(&self, input: &Tensor, task: usize, kind: Kind) -> Tensor {
+        let pair = |layers: &[Layer; 2], x: Tensor| layers.iter().fold(x, |x, (_, conv)| conv.forward(&x, task).relu());
         let mut skipped = Vec::new();
         let mut x = channels_last(input).to_kind(kind);
         for level in &self.down {
@@ -67,14 +67,14 @@ impl Net for UNet {
             let (_, _, height, width) = skip.size4().expect("features are N, C, Y, X");
             x = pair(level, Tensor::cat(&[x.upsample_nearest2d([height, width], 2.0, 2.0), skip], 1));
         }
-        let output = self.last.forward(&x).to_kind(Kind::Float);
+        let output = self.last.forward(&x, task).to_kind(Kind::Float);
         if self.residual { output + input } else { output }
     }
 
-    fn export(&self, graph: &mut Graph, input: &str) -> String {
+    fn export(&self, graph: &mut Graph, task: usize, input: &str) -> String {
         let pair = |graph: &mut Graph, layers: &[Layer; 2], x: String| {
             layers.iter().fold(x, |x, (name, conv)| {
-                let x = conv.export(graph, name, &x);
+                let x = conv.export(graph, task, name, &x);
                 graph.relu(&x)
             })
         };
@@ -91,7 +91,7 @@ impl Net for UNet {
             x = graph.concat(&[enlarged, skipped.pop().expect("as many levels up as down")]);
             x = pair(graph, level, x);
         }
-        let output = self.last.export(graph, "last", &x);
+        let output = self.last.export(graph, task, "last", &x);
         if self.residual { graph.add(&output, input) } else { output }
     }
 

@@ -1,0 +1,145 @@
+//! DeblurGAN and CycleGAN: a batch is learnt by heart, a stopped and resumed run ends as one that never stopped, mdr
+//! computes what tch computes, and VGG16's weights are asked for.
+
+mod common;
+
+use mdr_train::methods::{Batch, Method};
+use mdr_train::train::{self, RunFolder};
+use mdr_train::{config::Config, export, parity};
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+/// Small networks.
+const SMALL: [&str; 4] =
+    ["gan.blocks=1", "gan.discriminator.layers=2", "gan.discriminator.features=4", "gan.critic_steps=2"];
+
+fn smoke(method: &str, changes: &[&str]) -> Config {
+    common::smoke(&[&SMALL[..], &[&format!("method={method}")], changes].concat())
+}
+
+fn vgg16() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vgg16.safetensors")
+}
+
+fn built(config: &Config) -> Box<dyn Method> {
+    let mut method = config.method.build(config, Device::Cpu);
+    method.prepare(config).unwrap();
+    method
+}
+
+/// Waves and their noisy images, the same in every run.
+fn batch() -> Batch {
+    let wave = Tensor::arange(2 * 32 * 32, (Kind::Float, Device::Cpu)).reshape([2, 1, 32, 32]);
+    let target: Tensor = ((&wave * 0.21).sin() + 1.0) * 0.5;
+    let input = &target + ((&wave * 12.9898).sin() * 43.7).frac() * 0.4;
+    Batch { task: 0, input, target, weight: Tensor::ones([2, 1, 1, 1], (Kind::Float, Device::Cpu)) }
+}
+
+/// First and last value of a loss over so many steps.
+fn learn(method: &mut dyn Method, name: &str, steps: usize) -> (f64, f64) {
+    let batch = batch();
+    let mut step = || {
+        let losses = method.step(&batch, 1e-3);
+        assert!(losses.iter().all(|(_, loss)| loss.double_value(&[]).is_finite()), "{losses:?}");
+        let (_, loss) = losses.iter().find(|(found, _)| *found == name).unwrap();
+        loss.double_value(&[])
+    };
+    (step(), (1..steps).map(|_| step()).last().unwrap())
+}
+
+#[test]
+fn deblur_gan_learns_one_batch_by_heart() {
+    let vgg16 = format!("gan.vgg16={}", vgg16().display());
+    for (changes, part) in [
+        (&["gan.content=pixel"][..], 0.5),
+        (&["gan.content=pixel", "train.precision=bf16", "gan.dropout=0.1"], 0.5),
+        (&["gan.content=features"], 0.5),
+        (&["gan.content=vgg16", &vgg16], 0.5),
+    ] {
+        let config = smoke("deblur-gan", changes);
+        let (first, last) = learn(built(&config).as_mut(), "loss_content", 80);
+        println!("{changes:?}: {first} → {last}");
+        assert!(last < part * first, "{changes:?}: {first} → {last}");
+    }
+}
+
+#[test]
+fn cycle_gan_learns_one_batch_by_heart() {
+    for precision in ["train.precision=f32", "train.precision=bf16"] {
+        let (first, last) = learn(built(&smoke("cycle-gan", &[precision])).as_mut(), "loss_cycle", 80);
+        println!("{precision}: {first} → {last}");
+        assert!(last < 0.5 * first, "{precision}: {first} → {last}");
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_as_if_it_had_never_stopped() {
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 4);
+    // Dropout, penalty and pool draw random numbers, and the pool is full before the run stops.
+    for method in ["deblur-gan", "cycle-gan"] {
+        let changes = [
+            common::PAIRS_ONLY,
+            "gan.content=features",
+            "gan.dropout=0.5",
+            "gan.pool=5",
+            "train.steps=8",
+            "train.validate_every=4",
+            "train.log_every=4",
+            "train.ema=0.9",
+        ];
+        let config = smoke(method, &changes);
+        let folder = tempfile::tempdir().unwrap();
+        let run = |name: &str| RunFolder::new(&folder.path().join(name));
+        let (whole, parts) = (run("whole"), run("parts"));
+        assert!(train::start(&config, data.path(), &whole, Device::Cpu, &|_| false).unwrap().finished);
+        assert!(!train::start(&config, data.path(), &parts, Device::Cpu, &|step| step == 3).unwrap().finished);
+        assert!(train::resume(data.path(), &parts, Device::Cpu, &|_| false).unwrap().finished);
+        let tensors = |run: &RunFolder| {
+            let mut tensors = Tensor::read_safetensors(run.last()).unwrap();
+            tensors.sort_by(|a, b| a.0.cmp(&b.0));
+            tensors
+        };
+        let (whole, parts) = (tensors(&whole), tensors(&parts));
+        assert!(whole.len() > 80, "{}", whole.len());
+        assert_eq!(whole.len(), parts.len());
+        for ((name, a), (other, b)) in whole.iter().zip(&parts) {
+            assert!(name == other && a.equal(b), "{method}: {name} differs");
+        }
+    }
+}
+
+#[test]
+fn mdr_computes_what_tch_computes() {
+    for method in ["deblur-gan", "cycle-gan"] {
+        let config = smoke(method, &["gan.content=pixel", "gan.blocks=3", "train.ema=0.9"]);
+        let method = built(&config);
+        let bytes = export::encode(&config, method.as_ref(), 0, None);
+        let report = parity::compare(method.as_ref(), 0, &bytes).unwrap();
+        assert!(report.passed, "{report:?}");
+        // Instance normalisation depends on the whole image: no tiles.
+        assert!(mdr::Model::from_bytes("exported", &bytes).unwrap().facts().halo.is_none());
+    }
+}
+
+#[test]
+fn vgg16_is_asked_for() {
+    let parse = |changes: &[&str]| {
+        let changes: Vec<String> = SMALL.iter().chain(changes).map(|change| (*change).to_owned()).collect();
+        Config::parse(include_str!("../configs/smoke.toml"), &changes)
+    };
+    let error = parse(&["method=deblur-gan"]).unwrap_err().to_string();
+    assert!(error.contains("--vgg16") && error.contains("torchvision.models.vgg16"), "{error}");
+
+    // A file that is not there is noticed before anything is written.
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 2);
+    let config = parse(&["method=deblur-gan", "gan.vgg16=missing.safetensors", common::PAIRS_ONLY]).unwrap();
+    let run = RunFolder::new(&data.path().join("run"));
+    let error = train::start(&config, data.path(), &run, Device::Cpu, &|_| false).unwrap_err();
+    assert!(format!("{error:#}").contains("missing.safetensors"), "{error:#}");
+    assert!(!run.root().exists());
+
+    let error = parse(&["method=cycle-gan", "gan.discriminator.layers=4"]).unwrap_err().to_string();
+    assert!(error.contains("patches.size = 32: expected at least 64"), "{error}");
+}
