@@ -4,6 +4,8 @@ import ij.gui.GenericDialog;
 import ij.io.OpenDialog;
 import java.awt.Button;
 import java.awt.FlowLayout;
+import java.awt.GridBagConstraints;
+import java.awt.Insets;
 import java.awt.Panel;
 import java.awt.TextField;
 
@@ -23,6 +25,6 @@ final class ModelField {
         });
         Panel panel = new Panel(new FlowLayout(FlowLayout.RIGHT, 0, 0));
         panel.add(browse);
-        dialog.addPanel(panel);
+        dialog.addPanel(panel, GridBagConstraints.EAST, new Insets(0, 0, 5, 0));
     }
 }

@@ -42,6 +42,11 @@ class CommandTest {
 
     @AfterEach
     void closeAll() {
+        Interpreter.batchMode = true;
+        int[] ids = WindowManager.getIDList();
+        for (int i = 0; ids != null && i < ids.length; i++) {
+            WindowManager.getImage(ids[i]).close();
+        }
         Interpreter.batchMode = false;
         WindowManager.setTempCurrentImage(null);
     }
