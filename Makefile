@@ -1,4 +1,5 @@
 # make test    installs what is missing and runs every tier of tests
+# make fiji    builds the plug-in for Fiji and ImageJ: plugins/fiji/target/MDR_Restore-*.jar
 # make lint    formatting and lints, warnings as errors
 # make setup   just installs: system packages where it may, and a Python environment of its own
 # make napari-screenshot renews the picture of napari in the README
@@ -25,9 +26,13 @@ export MDR_PYTHON := $(VENV)/bin/python
 # A tool that is missing now fails a test instead of skipping it.
 export MDR_REQUIRE_TOOLS := 1
 
-.PHONY: test test-engine test-training test-napari napari-screenshot lint setup system
+# Where cargo puts what it builds.
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+MAVEN := mvn --quiet --batch-mode --file plugins/fiji/pom.xml
 
-test: test-engine test-training test-napari
+.PHONY: test test-engine test-training test-napari test-fiji napari-screenshot fiji lint setup system system-fiji
+
+test: test-engine test-training test-napari test-fiji
 
 test-engine: setup
 	cargo test --features headers
@@ -46,6 +51,19 @@ test-napari: setup $(NAPARI_STAMP)
 
 napari-screenshot:
 	MDR_BLESS=1 $(MAKE) test-napari PYTEST="-k screenshot"
+
+# The shim first alone, then with ImageJ, without a display and with one.
+test-fiji: system-fiji
+	cargo build --features headers
+	cargo test -p mdr-jni
+	cargo build -p mdr-jni
+	$(MAVEN) -Dnatives=$(TARGET)/debug verify
+
+fiji: system-fiji
+	cargo build --profile dist
+	cargo build --profile dist -p mdr-jni
+	$(MAVEN) -Dnatives=$(TARGET)/dist -DskipTests clean package
+	@ls -1 plugins/fiji/target/MDR_Restore-*.jar
 
 lint: setup
 	cargo fmt --all --check
@@ -76,11 +94,25 @@ system:
 		for package in $(NAPARI_PACKAGES); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
 	else command -v xvfb-run >/dev/null || missing="$$missing xvfb"; fi; \
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
-	[ -z "$$missing" ] && exit 0; \
-	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
-	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
-		sudo apt-get update -qq && sudo apt-get install -qq -y --no-install-recommends $$missing; \
-	else \
-		echo "please install:$$missing" >&2; exit 1; \
-	fi
+	$(INSTALL)
+
+# A JDK with AWT, Maven, and a display for ImageJ's windows.
+system-fiji:
+	@missing=""; \
+	command -v javac >/dev/null || missing="$$missing default-jdk"; \
+	command -v mvn >/dev/null || missing="$$missing maven"; \
+	command -v xvfb-run >/dev/null || missing="$$missing xvfb"; \
+	command -v xauth >/dev/null || missing="$$missing xauth"; \
+	$(INSTALL)
+
+# Installs the packages that `missing` names, or asks for them where it may not.
+define INSTALL
+[ -z "$$missing" ] && exit 0; \
+if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
+elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
+	sudo apt-get update -qq && sudo apt-get install -qq -y --no-install-recommends $$missing; \
+else \
+	echo "please install:$$missing" >&2; exit 1; \
+fi
+endef
