@@ -1,6 +1,7 @@
 # make test    installs what is missing and runs every tier of tests
 # make lint    formatting and lints, warnings as errors
 # make setup   just installs: system packages where it may, and a Python environment of its own
+# make napari-screenshot renews the picture of napari in the README
 #
 # The Python environment is for libtorch (mdr-train links to it) and for the tests that compare mdr with
 # scikit-image, onnx and onnxruntime. VENV and CARGO_TARGET_DIR may lie outside the checkout, to be shared.
@@ -9,21 +10,42 @@ VENV ?= $(CURDIR)/.venv
 PYTHON ?= python3
 STAMP := $(VENV)/installed-$(shell cksum < training/requirements.txt | tr ' ' -)
 
+# napari gets an environment of its own, and a screen to draw on.
+NAPARI := plugins/napari
+NAPARI_VENV ?= $(VENV)-napari
+NAPARI_STAMP := $(NAPARI_VENV)/installed-$(shell cksum < $(NAPARI)/requirements-test.txt | tr ' ' -)
+NAPARI_PACKAGES := xvfb xauth libegl1 libgl1 libgl1-mesa-dri libopengl0 libxkbcommon-x11-0 libdbus-1-3 \
+	libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-render-util0 libxcb-xinerama0 libxcb-shape0 \
+	libxcb-randr0 libfontconfig1 fonts-dejavu-core
+BUILT := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
+
 export LIBTORCH_USE_PYTORCH = 1
 export PATH := $(VENV)/bin:$(PATH)
 export MDR_PYTHON := $(VENV)/bin/python
 # A tool that is missing now fails a test instead of skipping it.
 export MDR_REQUIRE_TOOLS := 1
 
-.PHONY: test test-engine test-training lint setup system
+.PHONY: test test-engine test-training test-napari napari-screenshot lint setup system
 
-test: test-engine test-training
+test: test-engine test-training test-napari
 
 test-engine: setup
 	cargo test --features headers
 
 test-training: setup
 	cargo test -p mdr-train --features mdr/headers
+
+# With the library and the program that the engine's tests use.
+test-napari: setup $(NAPARI_STAMP)
+	cargo build --features headers
+	MDR_LIBRARY=$(BUILT)/libmdr.so $(NAPARI_VENV)/bin/pip install --quiet --disable-pip-version-check \
+		--no-build-isolation --no-deps --editable $(NAPARI)
+	cd $(NAPARI) && $(NAPARI_VENV)/bin/python -m mypy
+	cd $(NAPARI) && MDR=$(BUILT)/mdr MDR_LIBRARY=$(BUILT)/libmdr.so timeout 900 \
+		xvfb-run -a -s "-screen 0 1400x900x24" $(NAPARI_VENV)/bin/python -m pytest -q tests $(PYTEST)
+
+napari-screenshot:
+	MDR_BLESS=1 $(MAKE) test-napari PYTEST="-k screenshot"
 
 lint: setup
 	cargo fmt --all --check
@@ -39,12 +61,20 @@ $(STAMP): training/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r training/requirements.txt
 	touch $@
 
+$(NAPARI_STAMP): $(NAPARI)/requirements-test.txt
+	$(PYTHON) -m venv $(NAPARI_VENV)
+	$(NAPARI_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 # The C programs of tests/c need a C and a C++ compiler, and valgrind watches them.
 system:
 	@missing=""; \
 	command -v cc >/dev/null || missing="$$missing gcc"; \
 	command -v c++ >/dev/null || missing="$$missing g++"; \
 	command -v valgrind >/dev/null || missing="$$missing valgrind"; \
+	if command -v dpkg >/dev/null; then \
+		for package in $(NAPARI_PACKAGES); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	else command -v xvfb-run >/dev/null || missing="$$missing xvfb"; fi; \
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	[ -z "$$missing" ] && exit 0; \
 	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
