@@ -4,7 +4,7 @@ use crate::config::{Folder, FolderKind};
 use crate::pairs;
 use anyhow::{Context, Result, ensure};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
-use mdr::{Image, Model, RestoreOptions, Task};
+use mdr::{Image, Model, RestoreOptions};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -29,7 +29,7 @@ pub struct Row {
 pub fn evaluate(model: &Model, data: &Path, options: &RestoreOptions) -> Result<Vec<Row>> {
     let folder = Folder { path: String::new(), split: None, kind: Some(FolderKind::Pairs), task: None, weight: 1.0 };
     // A pair lies on one grid: nothing is to be resampled, whatever the model's task.
-    let options = RestoreOptions { task: Some(Task::Denoise), ..options.clone() };
+    let options = RestoreOptions { slices: true, ..options.clone() };
     let mut rows = Vec::new();
     for entry in pairs::search(&[folder], data)? {
         let (Some(degraded), Some(reference)) = (&entry.degraded, &entry.reference) else { continue };
