@@ -23,9 +23,9 @@ def test_screenshot(make_napari_viewer, qtbot):
     finished(qtbot, widget)
     source, restored = viewer.layers
     # The noisy image above the restored one, each at its own brightness.
-    viewer.grid.enabled = True
-    viewer.grid.shape = (2, 1)
-    viewer.grid.stride = 1
+    viewer.canvas.grid.enabled = True
+    viewer.canvas.grid.shape = (2, 1)
+    viewer.canvas.grid.stride = 1
     source.contrast_limits = [float(np.percentile(source.data, p)) for p in (0.5, 99.8)]
     viewer.reset_view()
     qtbot.wait(1500)

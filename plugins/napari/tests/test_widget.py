@@ -172,7 +172,7 @@ def test_preview_is_what_the_run_will_give(viewer, qtbot):
     viewer.add_image(image, name="stack", scale=(1, 0.5, 0.5), units="µm")
     viewer.dims.set_point(0, 1)
     widget = open_widget(viewer)
-    viewer.camera.zoom = 6
+    viewer.scene.camera.zoom = 6
     started = time.monotonic()
     widget.preview.setChecked(True)
     qtbot.waitUntil(lambda: PREVIEW in viewer.layers, timeout=30_000)

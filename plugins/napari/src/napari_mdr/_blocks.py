@@ -81,7 +81,8 @@ def restore_blocks(
     shape = tuple(int(length) for length in source.shape)
     result = output_info(model, axes, shape, pixel_size=pixel_size, **options)["shape"]
     fitted = options.pop("fitted", None) or fit(source, model, axes=axes, pixel_size=pixel_size, **options)
-    stacks = "axial" in (options.get("task"), model.info["task"]) or model.info["axes"] == "ZYX"
+    axial = "axial" in (options.get("task"), model.info["task"]) and not options.get("slices")
+    stacks = axial or model.info["axes"] == "ZYX"
     together = model.info["channels"] > 1
     channel = options.pop("channel", None)
     options.setdefault("threads", 1)  # the scheduler runs several blocks at once

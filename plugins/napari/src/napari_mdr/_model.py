@@ -50,6 +50,8 @@ class Options(TypedDict, total=False):
     normalization: dict[str, Any] | None
     #: What `fit` returned for the whole image, where a part of it is restored.
     fitted: list[dict[str, Any]] | None
+    #: True where an axial model gets XZ or YZ slices that are isotropic already.
+    slices: bool | None
     #: Replaces the task of a model that does not name its own.
     task: Literal["denoise", "axial", "super-resolve"] | None
 

@@ -148,7 +148,8 @@ class RestoreWidget(QWidget):
         for event in (layers.events.inserted, layers.events.removed, layers.events.reordered):
             event.connect(self._list_layers)
         layers.selection.events.active.connect(self._follow_active)
-        self._viewer.camera.events.connect(self._ask_preview)
+        scene = getattr(self._viewer, "scene", self._viewer)  # napari 0.9 has moved the camera there
+        scene.camera.events.connect(self._ask_preview)
         self._viewer.dims.events.current_step.connect(self._ask_preview)
         self._viewer.dims.events.ndisplay.connect(self._ask_preview)
         self.image.currentIndexChanged.connect(self._image_chosen)
