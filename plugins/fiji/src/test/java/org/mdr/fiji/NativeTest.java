@@ -262,10 +262,16 @@ class NativeTest {
         }
     }
 
+    @Test
+    void aVirtualStackIsNeverInMemoryAsAWhole() throws Exception {
+        String output = Samples.run(110, java("-Xmx40m", "org.mdr.fiji.LargeStack"));
+        assertEquals("true 400 129600\n", output);
+    }
+
     static ProcessBuilder java(String... arguments) {
         String[] command = {
             Paths.get(System.getProperty("java.home"), "bin", "java").toString(),
-            "-Djava.awt.headless=true", "-Xmx512m", "-cp", System.getProperty("java.class.path"),
+            "-Djava.awt.headless=true", "-cp", System.getProperty("java.class.path"),
         };
         return new ProcessBuilder(Samples.concat(command, arguments));
     }
