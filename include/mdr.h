@@ -29,8 +29,8 @@
  *   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes, by default 2048; "channel": the one channel to
  *   restore, from 0; "pixel_size_um" and "z_step_um": calibration in micrometres, which axial restoration needs;
  *   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "fitted": the
- *   statistics of each channel as `mdr_fit_planes` gives them; "task": replaces the model's, such as "axial";
- *   "slices": true where an axial model gets XZ or YZ slices that are isotropic already.
+ *   statistics of each channel as `mdr_fit_planes` gives them; "task": replaces the model's, such as "axial"; "slices": true
+ * where an axial model gets XZ or YZ slices that are isotropic already.
  * - No panic leaves the library: it becomes MDR_STATUS_INTERNAL, and Rust prints where it was to stderr. The
  *   library installs no signal handler and keeps no state between calls but each thread's last error. A callback must
  *   return: no exception and no longjmp may leave it.
@@ -374,6 +374,26 @@ mdr_restore_planes (
     void * user,
     int32_t (*write)(uint64_t, uint64_t, uint64_t, void const *, void *),
     MdrPixelType_t output_type);
+
+/** \brief
+ *  Simulates an image with the defect that a task restores, for whoever has none at hand. The same on every call.
+ *
+ *  `task`: "denoise", "axial" or "super-resolve".
+ *  `output`: receives the samples without gaps; may be NULL if `output_len` is 0, and then only the text is written.
+ *  `output_len`: samples (not bytes) of `output`: 0, or the product of `shape`.
+ *  `buffer`: where the text goes, a JSON object: axes, shape, pixel_size_um and z_step_um (null for a plane); may be NULL
+ *  if `capacity` is 0; not asked for where samples are and `capacity` is 0.
+ *  `capacity`: bytes that `buffer` has.
+ *  `needed`: becomes the bytes that the text takes with its final NUL; may be NULL.
+ */
+MdrStatus_t
+mdr_sample (
+    char const * task,
+    uint16_t * output,
+    size_t output_len,
+    char * buffer,
+    size_t capacity,
+    size_t * needed);
 
 /** \brief
  *  Version of mdr, such as "0.1.0"; static text, never NULL.

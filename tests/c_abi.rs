@@ -75,6 +75,7 @@ api! {
         Handle, *const c_void, i32, *const c_char, *const usize, *const i64, *const c_char, Progress, *mut c_void,
         *mut c_void, i32, usize
     ) -> i32;
+    mdr_sample: fn(*const c_char, *mut u16, usize, *mut c_char, usize, *mut usize) -> i32;
     mdr_fit_planes: fn(
         Handle, ReadPlane, i32, *const c_char, *const usize, *const c_char, *mut c_void, *mut c_char, usize, *mut usize
     ) -> i32;
@@ -544,7 +545,7 @@ fn library_has_every_function_of_the_header() {
         .chain(header.match_indices(" (void);"))
         .filter_map(|(end, _)| header[..end].split_whitespace().next_back())
         .collect();
-    assert_eq!(names.len(), 14, "{names:?}");
+    assert_eq!(names.len(), 15, "{names:?}");
     for name in names {
         assert!(name.starts_with("mdr_"), "{name}");
         // SAFETY: the symbol is looked up, not called.
@@ -733,6 +734,31 @@ fn restore_refuses_wrong_buffers() {
     refused(Call { options: c"{".as_ptr(), ..call() }.run(), INVALID_OPTION, "options");
     refused(Call { options: c"[8]".as_ptr(), ..call() }.run(), INVALID_OPTION, "options");
     assert_eq!(call().run(), OK, "{}", last_error());
+}
+
+#[test]
+fn samples_for_every_task() {
+    for task in ["denoise", "axial", "super-resolve"] {
+        let name = c(task);
+        // SAFETY: as for every text buffer.
+        let info = json(|buffer, capacity, needed| unsafe {
+            (API.mdr_sample)(name.as_ptr(), null_mut(), 0, buffer, capacity, needed)
+        });
+        let info = info.expect("facts");
+        let shape: Vec<usize> = serde_json::from_value(info["shape"].clone()).expect("lengths");
+        assert_eq!(info["axes"].as_str().map(str::len), Some(shape.len()));
+        let mut samples = vec![0_u16; shape.iter().product()];
+        let (start, len) = (samples.as_mut_ptr(), samples.len());
+        // SAFETY: the buffer has that many samples, or the call is refused.
+        unsafe {
+            assert_eq!((API.mdr_sample)(name.as_ptr(), start, len, null_mut(), 0, null_mut()), OK, "{}", last_error());
+            let short = (API.mdr_sample)(name.as_ptr(), start, len - 1, null_mut(), 0, null_mut());
+            refused(short, SHAPE_MISMATCH, "samples");
+            let nowhere = (API.mdr_sample)(name.as_ptr(), null_mut(), len, null_mut(), 0, null_mut());
+            refused(nowhere, INVALID_ARGUMENT, "output is NULL");
+        }
+        assert!(samples.iter().max() > Some(&120) && samples.iter().all(|&sample| sample > 0), "{task}");
+    }
 }
 
 #[test]

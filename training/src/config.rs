@@ -37,7 +37,10 @@ pub struct Config {
     /// Noise laid over clean images; without this table only real pairs are used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulate: Option<Simulate>,
-    /// Losses of the methods with a discriminator.
+    /// Pairs that a trained CIN-GAN makes out of clean images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
+    /// Losses of the cGAN restorer.
     #[serde(default)]
     pub loss: Loss,
     /// Networks and losses of DeblurGAN and CycleGAN.
@@ -306,6 +309,28 @@ impl Default for Simulate {
     }
 }
 
+/// Pairs that a trained CIN-GAN (or separate GAN) makes out of clean images and the references of real pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Its run folder.
+    pub run: String,
+    /// Degraded images of each clean one.
+    #[serde(default = "four")]
+    pub samples: usize,
+    /// Part of the patches that is synthetic, where there are real pairs too; without these all are.
+    #[serde(default = "half")]
+    pub fraction: f64,
+}
+
+fn four() -> usize {
+    4
+}
+
+fn half() -> f64 {
+    0.5
+}
+
 /// Losses of the cGAN restorer: the sum of these terms, each with its factor. What has the factor 0 is not computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -571,10 +596,25 @@ impl Config {
             size >= 8 && size % multiple == 0,
             "patches.size = {size}: expected at least 8, and a multiple of {multiple} (2 to the power of net.depth)"
         );
-        if matches!(self.method, MethodKind::DeblurGan | MethodKind::CycleGan) {
+        if !matches!(self.method, MethodKind::Care | MethodKind::Cgan) {
             self.gan.check(self.method, size)?;
         }
         self.loss.check()?;
+        if let Some(augment) = &self.augment {
+            ensure!((1..=1000).contains(&augment.samples), "augment.samples = {}: expected 1 to 1000", augment.samples);
+            let fraction = augment.fraction;
+            ensure!(0.0 < fraction && fraction < 1.0, "augment.fraction = {fraction}: expected between 0 and 1");
+            ensure!(self.simulate.is_none(), "[augment] and [simulate] both degrade the clean images; choose one");
+            ensure!(
+                !self.method.unpaired(),
+                "[augment] makes pairs, which {} does not use",
+                self.method.published_name()
+            );
+        }
+        ensure!(
+            self.method != MethodKind::SeparateGan || self.tasks.len() == 1,
+            "a separate-gan learns one task; for several in one network there is cin-gan"
+        );
         part("patches.foreground", self.patches.foreground)?;
         if let Some(simulate) = &self.simulate {
             simulate.check(size)?;
@@ -639,7 +679,7 @@ impl Gan {
             ensure!((0.0..=1e6).contains(&lambda), "gan.lambda_{name} = {lambda}: expected 0 to 1e6");
         }
         ensure!(
-            method != MethodKind::DeblurGan || self.content != Content::Vgg16 || self.vgg16.is_some(),
+            method == MethodKind::CycleGan || self.content != Content::Vgg16 || self.vgg16.is_some(),
             "gan.content = \"vgg16\" needs VGG16's weights: give them with --vgg16 FILE, or choose \"features\" or \
              \"pixel\"; to make the file: {}",
             vgg16::RECIPE

@@ -5,7 +5,9 @@
 //! ```
 
 pub mod adam;
+pub mod augment;
 pub mod base;
+pub mod base64;
 pub mod checkpoint;
 pub mod config;
 pub mod degrade;
@@ -20,6 +22,7 @@ pub mod parity;
 pub mod patches;
 pub mod report;
 pub mod simulate;
+pub mod synthesize;
 pub mod tensorboard;
 pub mod train;
 pub mod validate;

@@ -1,6 +1,7 @@
 //! The loop: batch, step, log; every so often validate and save. It reads top to bottom like the paper and never asks
 //! which method runs. All it leaves is in the run folder: config.toml, split.json, log.csv, samples/, checkpoints/.
 
+use crate::augment;
 use crate::base;
 use crate::checkpoint::{self, Position};
 use crate::config::{Config, Split};
@@ -8,7 +9,7 @@ use crate::methods::{Batch, Losses, Method, State};
 use crate::pairs::{self, Entry};
 use crate::patches::{Loader, Sampler};
 use crate::tensorboard::Events;
-use crate::validate::Validation;
+use crate::validate::{Measured, Validation};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mdr::metrics::Scores;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
-/// Validations without a new best, and dB below it, at which a run warns that it overfits.
+/// Validations without a new best, and how far below it (dB of a restoration), at which a run warns that it overfits.
 const FALLING: u64 = 4;
 const FALLEN: f64 = 0.1;
 
@@ -156,7 +157,7 @@ fn go_on(
     stop: &dyn Fn(u64) -> bool,
 ) -> Result<Outcome> {
     let settings = &config.train;
-    let images = pairs::load(entries, Split::Train, config, data)?;
+    let mut images = pairs::load(entries, Split::Train, config, data)?;
     let validation = Validation::new(config, pairs::load(entries, Split::Val, config, data)?)?;
     let (real, clean) = (images.pairs.len(), images.clean.len());
     let mut progress = Progress::new(settings.steps, position.step);
@@ -168,6 +169,10 @@ fn go_on(
     let input_scores = Scores::mean(&validation.input_scores()?);
     if let Some(input) = &input_scores {
         progress.say(&format!("validation input: {:.2} dB, SSIM {:.3}", input.psnr_affine, input.ssim_affine));
+    }
+    if let Some(settings) = &config.augment {
+        augment::augment(&mut images, settings, config, device)?;
+        progress.say(&format!("{} synthetic pairs by {}", images.pairs.len() - real, settings.run));
     }
     let mut loader = Loader::start(Arc::new(Sampler::new(config, images)?), position.step);
     let mut log = Log::open(&run.log(), position.step)?;
@@ -192,25 +197,19 @@ fn go_on(
             bail!(not_finite(name, *value, position.step, run));
         }
         progress.advance(position.step, Some(&losses));
-        let mut scores = None;
+        let mut measured: Option<Measured> = None;
         if validate || stopped {
             check_weights(method.as_ref(), position.step, run)?;
         }
         if validate {
-            let restored = validation.restore(method.as_ref(), device);
-            scores = Scores::mean(&validation.scores(&restored)?);
-            validation.write_pictures(&run.samples().join(format!("{:07}.png", position.step)), &restored)?;
-            if let Some(scores) = &scores {
-                let best = scores.psnr_affine > position.best_psnr;
-                progress.say(&format!(
-                    "step {}: validation {:.2} dB, SSIM {:.3}{}",
-                    position.step,
-                    scores.psnr_affine,
-                    scores.ssim_affine,
-                    if best { " (best)" } else { "" }
-                ));
+            let picture = run.samples().join(format!("{:07}.png", position.step));
+            measured = validation.measure(method.as_ref(), device, &picture)?;
+            if let Some(measured) = &measured {
+                let best = measured.quality > position.best;
+                let mark = if best { " (best)" } else { "" };
+                progress.say(&format!("step {}: validation {}{mark}", position.step, measured.text));
                 if best {
-                    (position.best_psnr, position.best_step) = (scores.psnr_affine, position.step);
+                    (position.best, position.best_step) = (measured.quality, position.step);
                     let figures = serde_json::json!({
                         "data": validation.count().describe(config, entries),
                         "images": validation.pairs().len(),
@@ -220,7 +219,7 @@ fn go_on(
                         "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM \
                                      window; affine: after fitting gain and offset",
                         "input": input_scores,
-                        "restored": scores,
+                        "restored": measured.scores,
                     });
                     write(&run.scores(), figures.to_string().as_bytes())?;
                     checkpoint::save(&run.best(), method.as_ref(), position, sums.state())?;
@@ -229,20 +228,20 @@ fn go_on(
         }
         if row {
             let rate = progress.images_per_second(settings.batch);
-            log.write(position.step, learning_rate, rate, scores.as_ref(), &losses)?;
+            let scores = measured.as_ref().and_then(|measured| measured.scores.as_ref());
+            log.write(position.step, learning_rate, rate, scores, &losses)?;
         }
         if validate || stopped {
             checkpoint::save(&run.last(), method.as_ref(), position, sums.state())?;
         }
         let since = (position.step - position.best_step) / settings.validate_every;
-        if validate && scores.is_some() && since > 0 {
-            let fallen = position.best_psnr - scores.map_or(0.0, |scores| scores.psnr_affine);
+        if let Some(measured) = measured.filter(|_| since > 0) {
+            let fallen = position.best - measured.quality;
             let ends = settings.patience > 0 && since >= settings.patience;
             if ends || (since.is_multiple_of(FALLING) && fallen > FALLEN) {
                 progress.say(&format!(
-                    "warning: validation is {fallen:.2} dB below its best, {:.2} dB at step {}: the network learns the \
-                     training images by heart; that best is what is exported{}",
-                    position.best_psnr,
+                    "warning: validation is {fallen:.2} below its best, that of step {}: the network learns the training \
+                     images by heart; that best is what is exported{}",
                     position.best_step,
                     if ends { "; stopping early (train.patience)" } else { "" }
                 ));

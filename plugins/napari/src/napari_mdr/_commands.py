@@ -20,14 +20,14 @@ TITLES = {"denoise": "Denoise", "axial": "Restore axial resolution", "super-reso
 builtin = cache(Model.builtin)
 
 
-def run(viewer: Any, layer: Any, task: str) -> Run | None:
+def run(viewer: Any, layer: Any, task: str, options: dict[str, Any] | None = None) -> Run | None:
     """Restores `layer` with the built-in model for `task` and adds the result to `viewer`."""
     try:
         image, model = source(layer), builtin(task)
     except (MdrError, ValueError) as error:
         show_error(str(error))
         return None
-    run = Run(f"{TITLES[task]}: {image.name}", lambda progress: restored_layer(image, model, progress=progress))
+    run = Run(f"{TITLES[task]}: {image.name}", lambda progress: restored_layer(image, model, options, progress))
     run.done.connect(lambda result: viewer.add_image(result[0], **result[1]))
     return run.start()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,16 @@ class Source:
     def z_step_um(self) -> float | None:
         return self.size_um("Z")
 
+    def part(self, parts: dict[str, tuple[int, int]]) -> Source:
+        """The part between start and stop along some axes, where it lies; it has all axes of the whole."""
+        bounds = [parts.get(letter, (0, length)) for letter, length in zip(self.axes, self.shape, strict=True)]
+        data = self.data[tuple(slice(*bound) for bound in bounds)]
+        translate = tuple(t + s * b[0] for t, s, b in zip(self.translate, self.scale, bounds, strict=True))
+        return replace(self, data=data, translate=translate)
+
     def plane(self, position: dict[str, int]) -> Source:
-        """The plane at these indices of T, C and Z, as an image whose other axes have the length 1."""
-        index = tuple(
-            slice(position.get(a, 0), position.get(a, 0) + 1) if a in "TCZ" else slice(None) for a in self.axes
-        )
-        first = [part.start or 0 for part in index]
-        translate = tuple(t + s * i for t, s, i in zip(self.translate, self.scale, first, strict=True))
-        return Source(self.name, self.data[index], self.axes, self.scale, translate, self.unit_um, self.kept)
+        """The plane at these indices of T, C and Z."""
+        return self.part({letter: (at, at + 1) for letter, at in position.items() if letter in self.axes})
 
 
 def source(layer: Any, axes: str | None = None) -> Source:
@@ -129,6 +131,7 @@ def units_um(units: Any, scale: tuple[float, ...], axes: str) -> tuple[float | N
     """Length of each axis' unit in µm. Pixels are no length; but a scale that is not 1 everywhere and has no unit is
     taken as µm, as most readers mean it."""
     lengths: list[float | None] = []
+    unit: Any
     for unit in units or (None,) * len(scale):
         try:
             lengths.append(float((1 * unit).to("micrometer").magnitude))
@@ -147,33 +150,33 @@ def restored_layer(
     progress: OnProgress | None = None,
 ) -> tuple[Any, dict[str, Any], str]:
     """Restores: data, properties and type of the new layer, as napari takes them."""
-    options = dict(options or {})
-    pixel_size, z_step = options.pop("pixel_size_um", None), options.pop("z_step_um", None)
-    pixel_size, z_step = pixel_size or source.pixel_size_um, z_step or source.z_step_um
-    height = source.size_um("Y")
-    task = options.get("task") or model.info["task"]
-    if (
-        task == "axial"
-        and pixel_size
-        and height
-        and abs(height / pixel_size - 1) > 1e-3
-        and "pixel_size_um" not in options
-    ):
-        raise ValueError(
-            f"task axial needs square pixels; these are {pixel_size:g} µm along X and {height:g} µm along Y"
-        )
-    sizes = {"pixel_size": (z_step, pixel_size)} if pixel_size or z_step else {}
-    info = output_info(model, source.axes, source.shape, **sizes, **options)
+    settings, task = engine_settings(source, model, options or {})
+    info = output_info(model, source.axes, source.shape, **settings)
     out = empty(tuple(info["shape"]))
-    restore(source.data, model, axes=source.axes, progress=progress, out=out, **sizes, **options)
+    restore(source.data, model, axes=source.axes, progress=progress, out=out, **settings)
     properties = {
         **source.kept,
-        **placed(source, tuple(info["shape"]), info, task, options.get("channel")),
+        "rgb": False,
+        **placed(source, tuple(info["shape"]), info, task, settings),
         "name": f"{source.name} [mdr {task or 'restored'}]",
         "contrast_limits": contrast_limits(out),
         "metadata": {"mdr": provenance(source, model, info)},
     }
     return out, properties, "image"
+
+
+def engine_settings(source: Source, model: Model, options: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Keyword arguments of `restore`, the pixel size among them, and the task of the run."""
+    settings = dict(options)
+    given, z_step = settings.pop("pixel_size_um", None), settings.pop("z_step_um", None)
+    width, height = source.pixel_size_um, source.size_um("Y")
+    task = settings.get("task") or model.info["task"]
+    if task == "axial" and given is None and width and height and abs(height / width - 1) > 1e-3:
+        raise ValueError(f"task axial needs square pixels; these are {width:g} µm along X and {height:g} µm along Y")
+    pixel_size, z_step = given or width, z_step or source.z_step_um
+    if pixel_size or z_step:
+        settings["pixel_size"] = (z_step, pixel_size)
+    return settings, task
 
 
 def empty(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -186,23 +189,19 @@ def empty(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def placed(
-    source: Source, shape: tuple[int, ...], info: dict[str, Any], task: str | None, channel: int | None
+    source: Source, shape: tuple[int, ...], info: dict[str, Any], task: str | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Scale and translation of a result: it lies where its source lies."""
     scale, translate = list(source.scale), list(source.translate)
     for at, letter in enumerate(source.axes):
-        if letter == "C" and channel is not None:
-            translate[at] += channel * scale[at]
+        if letter == "C" and settings.get("channel") is not None:
+            translate[at] += settings["channel"] * scale[at]
         elif letter == "Z" and task == "axial":
             # From the first plane on, one pixel size apart.
-            unit = source.unit_um[at] or source.unit_um[source.axes.index("X")]
-            given = info["z_step_um"]
-            sign = -1 if scale[at] < 0 else 1
-            scale[at] = sign * (given / unit if unit else abs(source.scale[source.axes.index("X")]))
+            scale[at] *= info["z_step_um"] / settings["pixel_size"][0]
         elif letter in "ZYX" and shape[at] != source.shape[at]:
             # The edges of the image stay where they are: each pixel becomes several.
-            factor = shape[at] / source.shape[at]
-            scale[at] /= factor
+            scale[at] *= source.shape[at] / shape[at]
             translate[at] += (scale[at] - source.scale[at]) / 2
     return {"scale": tuple(scale), "translate": tuple(translate)}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import numpy as np
@@ -47,6 +48,8 @@ class Options(TypedDict, total=False):
     channel: int | None
     #: Replaces the model's, such as {"kind": "percentile", "low": 2, "high": 99.8}.
     normalization: dict[str, Any] | None
+    #: What `fit` returned for the whole image, where a part of it is restored.
+    fitted: list[dict[str, Any]] | None
     #: Replaces the task of a model that does not name its own.
     task: Literal["denoise", "axial", "super-resolve"] | None
 
@@ -97,7 +100,13 @@ class Model:
         return f"<Model {self._info['name']!r}, {self._info['task']}, {self._info['source']}>"
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
-        return self._origin
+        return _again, self._origin
+
+
+@lru_cache(maxsize=8)
+def _again(load: Callable[..., Model], arguments: tuple[Any, ...]) -> Model:
+    """A model from its pickle, loaded once in a process however many blocks come with it."""
+    return load(*arguments)
 
 
 def output_info(
@@ -164,9 +173,6 @@ def restore(
     dtype = np.dtype(dtype if out is None else out.dtype)
     if dtype not in _native.PIXEL_TYPES:
         raise TypeError(f"dtype {dtype}: expected float32, uint8 or uint16")
-    source = np.dtype(array.dtype)
-    if source.kind not in "buif":
-        raise TypeError(f"array of {source}: expected integers or floats")
     if out is None:
         result: Any = np.empty(shape_out, dtype)
     elif tuple(out.shape) != shape_out:
@@ -178,23 +184,60 @@ def restore(
         if not np.may_share_memory(array, result):
             model._handle.restore(np.asarray(array), axes, settings, progress, np.asarray(result))
             return result
-    given = source if source in _native.PIXEL_TYPES else np.dtype(np.float32)
-    upper = axes.upper()
-    # Planes come and go with the axes Y, X.
-    flip = upper.index("Y") > upper.index("X")
-
-    def at(t: int, c: int, z: int) -> tuple[Any, ...]:
-        return tuple({"T": t, "C": c, "Z": z}.get(letter, slice(None)) for letter in upper)
-
-    def read(t: int, c: int, z: int, plane: np.ndarray[Any, Any]) -> None:
-        found = np.asarray(array[at(t, c, z)])
-        plane[...] = found.T if flip else found
+    read, given = _reader(array, axes)
+    at, flip = _plane_index(axes)
 
     def write(t: int, c: int, z: int, plane: np.ndarray[Any, Any]) -> None:
         result[at(t, c, z)] = plane.T if flip else plane
 
     model._handle.restore_planes(read, given, axes, shape, settings, progress, write, dtype)
     return result
+
+
+def fit(
+    array: ArrayLike,
+    model: Model | str = "denoise",
+    *,
+    axes: str | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
+    progress: Callable[[], Any] | None = None,
+    **options: Unpack[Options],
+) -> list[dict[str, Any]]:
+    """Takes the statistics by which `restore` normalises an image, one for each channel that is restored: given as the
+    option `fitted`, a part of the image is restored as the whole would be. `progress` is called before every plane;
+    `False` cancels."""
+    axes = axes or default_axes(len(array.shape))
+    read, given = _reader(array, axes)
+
+    def watched(t: int, c: int, z: int, plane: np.ndarray[Any, Any]) -> Any:
+        return False if progress is not None and progress() is False else read(t, c, z, plane)
+
+    shape = tuple(int(length) for length in array.shape)
+    return _model(model)._handle.fit_planes(watched, given, axes, shape, _options(pixel_size, options))
+
+
+def _plane_index(axes: str) -> tuple[Callable[[int, int, int], tuple[Any, ...]], bool]:
+    """The index of a plane, and whether its axes are X, Y instead of Y, X."""
+    upper = axes.upper()
+
+    def at(t: int, c: int, z: int) -> tuple[Any, ...]:
+        return tuple({"T": t, "C": c, "Z": z}.get(letter, slice(None)) for letter in upper)
+
+    return at, upper.index("Y") > upper.index("X")
+
+
+def _reader(array: ArrayLike, axes: str) -> tuple[_native.ReadPlane, np.dtype[Any]]:
+    """A function that reads planes, and the type that it reads them as."""
+    source = np.dtype(array.dtype).newbyteorder("=")
+    if source.kind not in "buif":
+        raise TypeError(f"array of {source}: expected integers or floats")
+    at, flip = _plane_index(axes)
+
+    def read(t: int, c: int, z: int, plane: np.ndarray[Any, Any]) -> None:
+        found = np.asarray(array[at(t, c, z)])
+        plane[...] = found.T if flip else found
+
+    return read, source if source in _native.PIXEL_TYPES else np.dtype(np.float32)
 
 
 def default_axes(ndim: int) -> str:

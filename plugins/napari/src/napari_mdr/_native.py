@@ -21,6 +21,7 @@ from ctypes import (
     c_int64,
     c_size_t,
     c_uint8,
+    c_uint16,
     c_uint32,
     c_uint64,
     c_void_p,
@@ -66,6 +67,15 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_int32,
         [c_void_p, c_void_p, c_int32, c_char_p, POINTER(c_size_t), POINTER(c_int64), c_char_p]
         + [_Progress, c_void_p, c_void_p, c_int32, c_size_t],
+    ),
+    "mdr_sample": (
+        c_int32,
+        [c_char_p, POINTER(c_uint16), c_size_t, c_char_p, c_size_t, POINTER(c_size_t)],
+    ),
+    "mdr_fit_planes": (
+        c_int32,
+        [c_void_p, _Plane, c_int32, c_char_p, POINTER(c_size_t), c_char_p, c_void_p]
+        + [c_char_p, c_size_t, POINTER(c_size_t)],
     ),
     "mdr_restore_planes": (
         c_int32,
@@ -233,6 +243,30 @@ class Handle:
         )
         callbacks.check(status)
 
+    def fit_planes(
+        self, read: ReadPlane, read_type: np.dtype[Any], axes: str, shape: Sequence[int], options: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Statistics of each channel, for the option `fitted`."""
+        axes_, shape_, options_ = self._request(axes, shape, options)
+        callbacks = _Callbacks()
+        channels = dict(zip(axes.upper(), shape, strict=True)).get("C", 1)
+        buffer = ctypes.create_string_buffer(100 * channels + 100)
+        status = _library.mdr_fit_planes(
+            self._pointer,
+            callbacks.plane(read, _plane_shape(axes, shape), read_type),
+            PIXEL_TYPES[read_type],
+            axes_,
+            shape_,
+            options_,
+            None,
+            buffer,
+            len(buffer),
+            None,
+        )
+        callbacks.check(status)
+        fitted: list[dict[str, Any]] = json.loads(buffer.value)
+        return fitted
+
     @staticmethod
     def _request(axes: str, shape: Sequence[int], options: dict[str, Any]) -> tuple[bytes, Any, bytes]:
         # The library reads as many lengths as there are axes.
@@ -246,6 +280,14 @@ def builtin_models() -> list[dict[str, Any]]:
     """Facts about the models that are built into the library."""
     models: list[dict[str, Any]] = _json(_library.mdr_builtin_models)
     return models
+
+
+def sample(task: str) -> tuple[np.ndarray[Any, np.dtype[np.uint16]], dict[str, Any]]:
+    """A simulated image with the defect that a task restores, and its axes, shape, pixel_size_um, z_step_um."""
+    info: dict[str, Any] = _json(_library.mdr_sample, _text(task), None, 0)
+    image = np.empty(info["shape"], np.uint16)
+    _check(_library.mdr_sample(_text(task), image.ctypes.data_as(POINTER(c_uint16)), image.size, None, 0, None))
+    return image, info
 
 
 def _plane_shape(axes: str, shape: Sequence[int]) -> tuple[int, int]:

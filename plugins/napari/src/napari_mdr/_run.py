@@ -16,9 +16,33 @@ from napari.utils import cancelable_progress
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_mdr._native import Cancelled, MdrError, OnProgress
+from napari_mdr._native import MdrError, OnProgress
 
 INTERVAL_MS = 100
+
+
+def outcome(work: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What `work` returns, or the message of its error. Nothing is raised: napari would show where, not what."""
+    try:
+        return work(), None
+    except (MdrError, ValueError, TypeError, OSError, MemoryError) as error:
+        return None, str(error) or type(error).__name__
+
+
+def in_thread(work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[str], None]) -> Any:
+    """Calls `work` in a thread, and then in the GUI thread `done` with what it returned, or `failed` with a message."""
+
+    def returned(found: tuple[Any, str | None]) -> None:
+        result, message = found
+        if message is None:
+            done(result)
+        else:
+            failed(message)
+
+    worker: FunctionWorker[Any] = create_worker(outcome, work, _start_thread=False)
+    worker.returned.connect(returned)
+    worker.start()
+    return worker
 
 
 class Run(QObject):
@@ -70,13 +94,7 @@ class Run(QObject):
         return not self.cancelled
 
     def _call(self) -> tuple[Any, str | None]:
-        """The result, and the message of an error: nothing is raised, since napari would show where, not what."""
-        try:
-            return self._work(self._progress), None
-        except Cancelled:
-            return None, None
-        except (MdrError, ValueError, TypeError, OSError, MemoryError) as error:
-            return None, str(error) or type(error).__name__
+        return outcome(lambda: self._work(self._progress))
 
     # In the GUI thread.
 
@@ -94,9 +112,11 @@ class Run(QObject):
         self._timer.stop()
         self._bar.close()
         result, message = outcome
-        if message is not None:
-            show_error(message)
-        elif result is not None and not self.cancelled:
+        if self.cancelled:
+            pass
+        elif message is None:
             self.done.emit(result)
+        else:
+            show_error(message)
         Run._alive.discard(self)
         self.ended.emit()
