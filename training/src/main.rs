@@ -101,6 +101,9 @@ struct Train {
     /// Replace a value of the config, such as train.steps=100; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
     set: Vec<String>,
+    /// VGG16's weights for the content loss (.safetensors with torchvision's names); the same as --set gan.vgg16=FILE.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    vgg16: Option<PathBuf>,
     #[command(flatten)]
     hardware: Hardware,
 }
@@ -122,6 +125,9 @@ struct Finetune {
     /// Replace a value of the config, such as train.steps=100; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// VGG16's weights for the content loss (.safetensors with torchvision's names); the same as --set gan.vgg16=FILE.
+    #[arg(long, value_name = "FILE")]
+    vgg16: Option<PathBuf>,
     #[command(flatten)]
     hardware: Hardware,
 }
@@ -166,10 +172,10 @@ fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     keep_freed_memory();
     let result = match cli.command {
-        Command::Train(options) => run_train(&options),
-        Command::Finetune(Finetune { base, config, data, out, mut set, hardware }) => {
+        Command::Train(options) => run_train(options),
+        Command::Finetune(Finetune { base, config, data, out, mut set, vgg16, hardware }) => {
             set.push(format!("base={}", toml::Value::String(base)));
-            run_train(&Train { config: Some(config), data, out, resume: false, set, hardware })
+            run_train(Train { config: Some(config), data, out, resume: false, set, vgg16, hardware })
         }
         Command::Synthesize(options) => run_synthesize(options),
         Command::Export(options) => run_export(&options),
@@ -185,7 +191,10 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run_train(options: &Train) -> Result<()> {
+fn run_train(mut options: Train) -> Result<()> {
+    if let Some(vgg16) = &options.vgg16 {
+        options.set.push(format!("gan.vgg16={}", toml::Value::String(vgg16.display().to_string())));
+    }
     let device = options.hardware.device()?;
     static STOP: AtomicBool = AtomicBool::new(false);
     ctrlc::set_handler(|| {
