@@ -84,6 +84,7 @@ api! {
     restore_planes: fn(
         *const Model, Read, i32, Text, *const usize, Text, Progress, *mut c_void, Write, i32
     ) -> i32;
+    sample: fn(Text, *mut u16, usize, *mut c_char, usize, *mut usize) -> i32;
     fit_planes: fn(
         *const Model, Read, i32, Text, *const usize, Text, *mut c_void, *mut c_char, usize, *mut usize
     ) -> i32;
@@ -760,6 +761,37 @@ extern "system" fn Java_org_mdr_fiji_MdrNative_fitPlanes<'l>(
         caller.outcome(api, status)?;
         bytes.truncate(needed.saturating_sub(1));
         let json = String::from_utf8(bytes).map_err(|error| Fault::Status(INTERNAL, error.to_string()))?;
+        Ok::<_, Fault>(JString::from_str(env, json)?)
+    })
+    .resolve::<Throw>()
+}
+
+/// `static native String sample(String task, short[] output)`; with `output` null nothing but the text, which it is
+/// otherwise without.
+#[unsafe(no_mangle)]
+extern "system" fn Java_org_mdr_fiji_MdrNative_sample<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    task: JString<'l>,
+    output: JShortArray<'l>,
+) -> JString<'l> {
+    env.with_env(|env| {
+        let (api, task) = (api()?, c_string(env, &task)?);
+        let mut samples = vec![0i16; if output.is_null() { 0 } else { output.len(env)? }];
+        let json = if samples.is_empty() {
+            // SAFETY: text, no samples, and a text buffer.
+            api.text(|buffer, capacity, needed| unsafe {
+                (api.sample)(task.as_ptr(), null_mut(), 0, buffer, capacity, needed)
+            })?
+        } else {
+            // SAFETY: text, and room for that many samples, which libmdr compares with what it has.
+            api.check(unsafe {
+                let start = samples.as_mut_ptr().cast();
+                (api.sample)(task.as_ptr(), start, samples.len(), null_mut(), 0, null_mut())
+            })?;
+            output.set_region(env, 0, &samples)?;
+            String::new()
+        };
         Ok::<_, Fault>(JString::from_str(env, json)?)
     })
     .resolve::<Throw>()

@@ -1,6 +1,5 @@
 package org.mdr.fiji;
 
-import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.AtomicMoveNotSupportedException;
@@ -62,10 +61,14 @@ final class Libraries {
         } catch (NoSuchAlgorithmException error) {
             throw new IllegalStateException("every Java has SHA-256", error);
         }
-        byte[][] contents = new byte[names.length][];
+        long[] lengths = new long[names.length];
+        byte[] buffer = new byte[1 << 16];
         for (int i = 0; i < names.length; i++) {
-            contents[i] = read("/natives/" + platform() + "/" + names[i]);
-            digest.update(contents[i]);
+            try (InputStream in = resource(names[i])) {
+                for (int count; (count = in.read(buffer)) > 0; lengths[i] += count) {
+                    digest.update(buffer, 0, count);
+                }
+            }
         }
         StringBuilder version = new StringBuilder("natives-");
         byte[] hash = digest.digest();
@@ -85,17 +88,21 @@ final class Libraries {
         }
         for (int i = 0; i < names.length; i++) {
             Path file = folder.resolve(names[i]);
-            if (!Files.isRegularFile(file) || Files.size(file) != contents[i].length) {
-                place(contents[i], file);
+            if (!isThere(file, lengths[i])) {
+                place(names[i], lengths[i], file);
             }
         }
         return folder;
     }
 
-    private static void place(byte[] content, Path file) throws IOException {
+    private static boolean isThere(Path file, long length) throws IOException {
+        return Files.isRegularFile(file) && Files.size(file) == length;
+    }
+
+    private static void place(String name, long length, Path file) throws IOException {
         Path part = Files.createTempFile(file.getParent(), "unpack", ".part");
-        try {
-            Files.write(part, content);
+        try (InputStream in = resource(name)) {
+            Files.copy(in, part, StandardCopyOption.REPLACE_EXISTING);
             try {
                 Files.move(part, file, StandardCopyOption.ATOMIC_MOVE);
             } catch (AtomicMoveNotSupportedException error) {
@@ -103,7 +110,7 @@ final class Libraries {
             }
         } catch (IOException error) {
             // On Windows a library that another Fiji has placed and loaded in the meantime cannot be replaced.
-            if (!Files.isRegularFile(file) || Files.size(file) != content.length) {
+            if (!isThere(file, length)) {
                 throw error;
             }
         } finally {
@@ -111,18 +118,13 @@ final class Libraries {
         }
     }
 
-    private static byte[] read(String resource) throws IOException {
-        try (InputStream in = Libraries.class.getResourceAsStream(resource)) {
-            if (in == null) {
-                throw new IOException("this jar has no " + resource + "; get the one for this platform");
-            }
-            ByteArrayOutputStream out = new ByteArrayOutputStream(1 << 24);
-            byte[] buffer = new byte[1 << 16];
-            for (int count; (count = in.read(buffer)) > 0; ) {
-                out.write(buffer, 0, count);
-            }
-            return out.toByteArray();
+    private static InputStream resource(String name) throws IOException {
+        String path = "/natives/" + platform() + "/" + name;
+        InputStream in = Libraries.class.getResourceAsStream(path);
+        if (in == null) {
+            throw new IOException("this jar has no " + path + "; get the one for this platform");
         }
+        return in;
     }
 
     /** Where this system keeps what can be made anew. */

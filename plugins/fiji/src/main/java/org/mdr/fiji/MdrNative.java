@@ -49,4 +49,7 @@ final class MdrNative {
 
     static native String fitPlanes(
             long model, PlaneSource source, int inputType, String axes, long[] shape, String options);
+
+    /** A simulated image: its axes and shape as JSON where {@code output} is null, else its pixels. */
+    static native String sample(String task, short[] output);
 }

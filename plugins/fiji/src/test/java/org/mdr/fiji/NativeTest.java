@@ -21,6 +21,7 @@ import java.util.Set;
 import java.util.TreeSet;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -119,6 +120,19 @@ class NativeTest {
         model.close();
         model.close();
         assertThrows(MdrException.class, model::facts);
+    }
+
+    @Test
+    void samplesAreSimulated() {
+        Object shape = ((java.util.Map<?, ?>) Json.parse(MdrNative.sample("denoise", null))).get("shape");
+        int length = 1;
+        for (Object side : (List<?>) shape) {
+            length *= ((Double) side).intValue();
+        }
+        short[] pixels = new short[length];
+        MdrNative.sample("denoise", pixels);
+        assertTrue(IntStream.range(0, length).map(i -> pixels[i]).distinct().count() > 10);
+        assertThrows(MdrException.class, () -> MdrNative.sample("denoise", new short[pixels.length - 1]));
     }
 
     @Test
@@ -262,10 +276,16 @@ class NativeTest {
         }
     }
 
+    @Test
+    void aVirtualStackIsNeverInMemoryAsAWhole() throws Exception {
+        String output = Samples.run(110, java("-Xmx40m", "org.mdr.fiji.LargeStack"));
+        assertEquals("true 400 129600\n", output);
+    }
+
     static ProcessBuilder java(String... arguments) {
         String[] command = {
             Paths.get(System.getProperty("java.home"), "bin", "java").toString(),
-            "-Djava.awt.headless=true", "-Xmx512m", "-cp", System.getProperty("java.class.path"),
+            "-Djava.awt.headless=true", "-cp", System.getProperty("java.class.path"),
         };
         return new ProcessBuilder(Samples.concat(command, arguments));
     }
