@@ -391,17 +391,16 @@ impl Builder {
         let alone =
             !elsewhere && model.outlet_successors(input).len() == 1 && !model.output_outlets()?.contains(&input);
         let maker = self.program.steps.iter_mut().find(|step| step.to == tensor).filter(|_| alone);
-        let place = match maker.map(|step| &mut step.op) {
-            Some(Op::Winograd(winograd, _)) => Some(&mut winograd.activation),
-            Some(Op::Direct(direct, _)) => Some(&mut direct.activation),
-            Some(Op::Map(before)) => Some(before),
-            _ => None,
+        let places: Vec<&mut Activation> = match maker.map(|step| &mut step.op) {
+            Some(Op::Winograd(winograd, _)) => vec![&mut winograd.activation],
+            Some(Op::Direct(direct, _)) => vec![&mut direct.activation],
+            Some(Op::Transposed { phases, .. }) => phases.iter_mut().map(|p| &mut p.direct.activation).collect(),
+            Some(Op::Map(before)) => vec![before],
+            _ => vec![],
         };
-        if let Some(place) = place
-            && *place == Activation::None
-            && (activation.is_simple() || self.program.tensors[tensor].lanes == 1)
-        {
-            *place = activation;
+        let free = !places.is_empty() && places.iter().all(|place| **place == Activation::None);
+        if free && (activation.is_simple() || self.program.tensors[tensor].lanes == 1) {
+            places.into_iter().for_each(|place| *place = activation);
             return Ok(Some(value));
         }
         let channels = self.program.tensors[tensor].channels;

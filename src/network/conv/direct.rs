@@ -354,42 +354,13 @@ impl Spread<'_> {
                 let y = self.top + (ky * direct.window.dilation[0]) as isize;
                 for source in self.sources {
                     let row = source.row_or(y, self.zeros).offset(left * source.lanes as isize);
-                    let (pixel, tap) =
-                        (direct.window.stride[1] * source.lanes, direct.window.dilation[1] * source.lanes);
-                    for channel in 0..source.channels {
-                        let samples = row.add(channel / source.lanes * source.block_stride + channel % source.lanes);
-                        for kx in 0..width {
-                            let samples = samples.add(kx * tap);
-                            let mut factors = [V::splat(0.0); Q];
-                            for q in 0..Q {
-                                factors[q] = V::load(weights.add(q * V::LANES));
-                            }
-                            weights = weights.add(Q * V::LANES);
-                            // Addresses with constant distances, where they are the usual ones.
-                            if pixel == V::LANES {
-                                for p in 0..P {
-                                    let input = V::splat(*samples.add(p * V::LANES));
-                                    for q in 0..Q {
-                                        sums[p][q] = input.times_plus(factors[q], sums[p][q]);
-                                    }
-                                }
-                            } else if pixel == 1 {
-                                for p in 0..P {
-                                    let input = V::splat(*samples.add(p));
-                                    for q in 0..Q {
-                                        sums[p][q] = input.times_plus(factors[q], sums[p][q]);
-                                    }
-                                }
-                            } else {
-                                for p in 0..P {
-                                    let input = V::splat(*samples.add(p * pixel));
-                                    for q in 0..Q {
-                                        sums[p][q] = input.times_plus(factors[q], sums[p][q]);
-                                    }
-                                }
-                            }
-                        }
-                    }
+                    // Distances that are constant make better code.
+                    weights = match direct.window.stride[1] * source.lanes {
+                        1 => self.add_row::<V, P, Q, 1>(source, row, weights, &mut sums),
+                        16 => self.add_row::<V, P, Q, 16>(source, row, weights, &mut sums),
+                        8 => self.add_row::<V, P, Q, 8>(source, row, weights, &mut sums),
+                        _ => self.add_row::<V, P, Q, 0>(source, row, weights, &mut sums),
+                    };
                 }
             }
             for p in 0..P {
@@ -401,5 +372,43 @@ impl Spread<'_> {
                 }
             }
         }
+    }
+    /// Adds the taps of one row of one source; gives the weights that follow.
+    #[expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
+    #[inline(always)]
+    unsafe fn add_row<V: Vector, const P: usize, const Q: usize, const STEP: usize>(
+        &self,
+        source: &View,
+        row: *const f32,
+        mut weights: *const f32,
+        kept: &mut [[V; Q]; P],
+    ) -> *const f32 {
+        // A copy that nobody points to stays in registers.
+        let mut sums = *kept;
+        let window = &self.direct.window;
+        let (pixel, tap) = (window.stride[1] * source.lanes, window.dilation[1] * source.lanes);
+        // SAFETY: see `Direct::compute`.
+        unsafe {
+            for channel in 0..source.channels {
+                let samples = row.add(channel / source.lanes * source.block_stride + channel % source.lanes);
+                for kx in 0..window.kernel[1] {
+                    let samples = samples.add(kx * tap);
+                    let mut factors = [V::splat(0.0); Q];
+                    for q in 0..Q {
+                        factors[q] = V::load(weights.add(q * V::LANES));
+                    }
+                    weights = weights.add(Q * V::LANES);
+                    for p in 0..P {
+                        let at = if STEP > 0 { p * STEP } else { p * pixel };
+                        let input = V::splat(*samples.add(at));
+                        for q in 0..Q {
+                            sums[p][q] = input.times_plus(factors[q], sums[p][q]);
+                        }
+                    }
+                }
+            }
+        }
+        *kept = sums;
+        weights
     }
 }
