@@ -159,8 +159,8 @@ fn peak() -> f64 {
     #[target_feature(enable = "avx512f")]
     fn wide(rounds: usize) -> f32 {
         let mut sums = [_mm512_set1_ps(1.0); 14];
-        let (factor, term) = (_mm512_set1_ps(0.999), _mm512_set1_ps(1e-3));
-        for _ in 0..rounds {
+        let (factor, term) = std::hint::black_box((_mm512_set1_ps(0.999), _mm512_set1_ps(1e-3)));
+        for _ in 0..std::hint::black_box(rounds) {
             for sum in &mut sums {
                 *sum = _mm512_fmadd_ps(*sum, factor, term);
             }
@@ -170,15 +170,15 @@ fn peak() -> f64 {
     #[target_feature(enable = "avx2,fma")]
     fn narrow(rounds: usize) -> f32 {
         let mut sums = [_mm256_set1_ps(1.0); 12];
-        let (factor, term) = (_mm256_set1_ps(0.999), _mm256_set1_ps(1e-3));
-        for _ in 0..rounds {
+        let (factor, term) = std::hint::black_box((_mm256_set1_ps(0.999), _mm256_set1_ps(1e-3)));
+        for _ in 0..std::hint::black_box(rounds) {
             for sum in &mut sums {
                 *sum = _mm256_fmadd_ps(*sum, factor, term);
             }
         }
         sums.iter().map(|&sum| _mm_cvtss_f32(_mm256_castps256_ps128(sum))).sum()
     }
-    let rounds = 3_000_000;
+    let rounds = std::hint::black_box(3_000_000);
     let mut best = f64::MAX;
     let lanes = if is_x86_feature_detected!("avx512f") { 14 * 16 } else { 12 * 8 };
     for _ in 0..10 {

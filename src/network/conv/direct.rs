@@ -60,6 +60,8 @@ pub(super) struct Direct {
 
 /// Most channels of a tensor that lies in planes.
 pub(super) const MOST_PLANES: usize = 4;
+/// Most pixels of a register tile: more would leave no register for addresses' and activations' constants.
+const MOST_PIXELS: usize = 12;
 /// Pixels that are summed up together by gathering.
 const GATHERED: usize = 8;
 
@@ -124,7 +126,7 @@ impl Direct {
 
     /// Input columns from the first of a row to the last that is read for so many results, rounded up to whole tiles.
     pub(super) fn reach(&self, isa: Isa, count: usize) -> isize {
-        let (pixels, _) = isa.register_tile();
+        let pixels = isa.register_tile().0.min(MOST_PIXELS);
         self.window.end(1, count.next_multiple_of(pixels.max(GATHERED)).max(1) - 1)
     }
 
@@ -172,20 +174,21 @@ impl Direct {
                 let work = Spread { direct: self, sources, zeros, top, output, to_block: to.block_stride };
                 let mut done = 0;
                 while done < pixels.count {
-                    let count = (pixels.count - done).min(V::PIXELS);
+                    let most = V::PIXELS.min(MOST_PIXELS);
+                    let count = (pixels.count - done).min(most);
                     let out = out.add(done * pixels.step * V::LANES);
                     let (x, step) = (start + done, pixels.step * V::LANES);
                     // A few pixels more than a half are computed as a whole tile.
                     if vectors == VECTORS {
-                        if count * 2 > V::PIXELS {
-                            work.tile_of::<V, 14, 6, 2, VECTORS>(x, out, step, count);
+                        if count * 2 > most {
+                            work.tile_of::<V, 12, 6, 2, VECTORS>(x, out, step, count);
                         } else {
-                            work.tile_of::<V, 7, 3, 1, VECTORS>(x, out, step, count);
+                            work.tile_of::<V, 6, 3, 1, VECTORS>(x, out, step, count);
                         }
-                    } else if count * 2 > V::PIXELS {
-                        work.tile_of::<V, 14, 6, 2, 1>(x, out, step, count);
+                    } else if count * 2 > most {
+                        work.tile_of::<V, 12, 6, 2, 1>(x, out, step, count);
                     } else {
-                        work.tile_of::<V, 7, 3, 1, 1>(x, out, step, count);
+                        work.tile_of::<V, 6, 3, 1, 1>(x, out, step, count);
                     }
                     done += count;
                 }
