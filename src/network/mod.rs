@@ -340,7 +340,7 @@ impl Network {
 
     /// tract's graph for one tile, simplified.
     fn decluttered(&self, tile: [usize; 3]) -> TractResult<TypedModel> {
-        let fact = InferenceFact::dt_shape(f32::datum_type(), &self.input_shape(tile));
+        let fact = InferenceFact::dt_shape(f32::datum_type(), self.input_shape(tile));
         let mut model = self.model.clone().with_input_fact(0, fact)?.into_typed()?;
         conv::keep_pointwise(&mut model)?;
         model.into_decluttered()

@@ -434,6 +434,9 @@ impl Builder {
     }
 }
 
+/// Kernel, weights and bias.
+type Parameters = ([usize; 2], Vec<f32>, Vec<f32>);
+
 /// Sides of the kernel, weights in the order output, input, row, column, and bias of a convolution that is f32, two-
 /// dimensional and of one group; `None` of others.
 fn parameters(
@@ -443,7 +446,7 @@ fn parameters(
     format: KernelFormat,
     groups: usize,
     outputs: usize,
-) -> TractResult<Option<([usize; 2], Vec<f32>, Vec<f32>)>> {
+) -> TractResult<Option<Parameters>> {
     let &[_, weights, bias] = &node.inputs[..] else { return Ok(None) };
     let (Some(kernel), Some(weights), Some(bias)) =
         (pair(&pool.kernel_shape), floats(model.outlet_fact(weights)?), floats(model.outlet_fact(bias)?))

@@ -336,7 +336,7 @@ impl EvalOp for Part {
 
 impl TypedOp for Part {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(self.shapes.iter().map(|shape| f32::fact(shape)).collect())
+        Ok(self.shapes.iter().map(f32::fact).collect())
     }
 
     as_op!();

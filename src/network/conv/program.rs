@@ -127,7 +127,7 @@ impl Op {
                 let at = |y: usize| view::reflected(y, before[0], height);
                 let (first, last) = (at(rows.start), at(last));
                 let folds = rows.contains(&before[0]);
-                let turns = rows.start <= before[0] + height - 1 && before[0] + height - 1 < rows.end;
+                let turns = rows.start < before[0] + height && before[0] + height <= rows.end;
                 let start = if folds { 0 } else { first.min(last) };
                 let end = if turns { height } else { first.max(last) + 1 };
                 (start as isize, end as isize)

@@ -49,7 +49,7 @@ impl Isa {
         let named = std::env::var("MDR_ISA").ok();
         let wanted = |isa: &Self| named.as_ref().is_none_or(|name| format!("{isa:?}").eq_ignore_ascii_case(name));
         let here = || Self::ALL.iter().copied().filter(|isa| isa.is_here());
-        here().rfind(wanted).or_else(|| here().last()).unwrap_or(Self::Portable)
+        here().rfind(wanted).or_else(|| here().next_back()).unwrap_or(Self::Portable)
     }
 
     /// Channels in a vector.

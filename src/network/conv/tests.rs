@@ -225,7 +225,7 @@ fn rows_are_reflected_as_one_would_by_hand() {
         let input: Vec<f32> = (0..height * 4).map(|i| i as f32).collect();
         let op = Op::Reflect([before, 0], [after, 0]);
         let case = Case { op, sources: vec![(1, false)], outputs: 1, isa: Isa::Portable };
-        let found = case.run(&[input.clone()], [height, 4], 2);
+        let found = case.run(std::slice::from_ref(&input), [height, 4], 2);
         let rows: Vec<usize> = (0..height + before + after)
             .map(|y| (y as isize - before as isize).unsigned_abs())
             .map(|y| if y < height { y } else { 2 * (height - 1) - y })

@@ -25,6 +25,7 @@
 //! register tile of pixels by vectors of output channels; and the output transform with bias and activation. Inputs
 //! may be several tensors, one after the other along the channels, and each may count as enlarged twofold by
 //! repeating pixels: neither joined nor enlarged tensors are ever written.
+#![expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
 
 use super::simd::{Isa, VECTORS, Vector};
 use super::view::{Activation, View};
@@ -428,7 +429,6 @@ impl Product<'_> {
     }
 
     /// P tiles by Q vectors of output channels.
-    #[expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
     #[inline(always)]
     unsafe fn tile<V: Vector, const P: usize, const Q: usize>(&self) {
         // SAFETY: P tiles and Q vectors are there, and as many weights as channels.
