@@ -8,7 +8,7 @@
 //! (above 1: fewer multiplications than the definition), and peak memory.
 
 #[path = "../common/mod.rs"]
-#[allow(dead_code, missing_docs)]
+#[allow(missing_docs)]
 mod common;
 
 use common::{Attribute, Net, unet, unet_with_kernel};
