@@ -4,7 +4,7 @@
 use crate::checkpoint;
 use crate::config::Config;
 use crate::evaluate::Row;
-use crate::methods::Method;
+use crate::methods::{Method, MethodKind};
 use crate::nets::Net;
 use crate::onnx::{Graph, INPUT};
 use crate::parity;
@@ -93,10 +93,19 @@ pub fn encode(config: &Config, method: &dyn Method, task: usize, scores: Option<
     graph.finish(&result, net.channels() as i64, &metadata(config, config.tasks[task], net, scores))
 }
 
+/// The method as published; a cGAN that no term of the loss gave a discriminator is none.
+fn method_name(config: &Config) -> &'static str {
+    let adversarial = config.loss.lambda_adversarial > 0.0 || config.loss.lambda_features > 0.0;
+    match config.method {
+        MethodKind::Cgan if !adversarial => "U-Net (cGAN without its discriminator)",
+        method => method.published_name(),
+    }
+}
+
 /// The table of `mdr.*` keys.
 fn metadata(config: &Config, task: Task, net: &dyn Net, scores: Option<&str>) -> BTreeMap<String, String> {
     let export = &config.export;
-    let method = config.method.published_name();
+    let method = method_name(config);
     let or = |text: &str, default: &dyn Fn() -> String| if text.is_empty() { default() } else { text.to_owned() };
     let folders = || {
         let folders: Vec<&str> = config.data.folders.iter().map(|folder| folder.path.as_str()).collect();
@@ -111,7 +120,7 @@ fn metadata(config: &Config, task: Task, net: &dyn Net, scores: Option<&str>) ->
         ("scale", "1".to_owned()),
         ("normalization", normalization),
         ("tile_multiple", net.tile_multiple().to_string()),
-        ("name", or(&export.name, &|| format!("{}-{}", method.to_lowercase(), task))),
+        ("name", or(&export.name, &|| format!("{}-{}", config.method.published_name().to_lowercase(), task))),
         ("description", or(&export.description, &|| format!("{method} for the task {}", task))),
         ("license", or(&export.license, &|| "not stated".into())),
         ("authors", or(&export.authors, &|| "not stated".into())),
