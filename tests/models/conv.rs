@@ -53,6 +53,19 @@ fn u_nets() {
     assert_as_tract("mean of one pixel", &mean3(), &[3.0, -1.0], [1, 2]);
 }
 
+/// What runs keep for the next one is laid out anew where the size changes: its zeros lie elsewhere then.
+#[test]
+fn a_size_leaves_nothing_to_the_next() {
+    let bytes = unet(2, 4);
+    let network = Network::from_onnx("U-Net", &bytes).expect("a network");
+    for [rows, columns] in [[160, 96], [96, 160], [160, 96], [48, 320], [64, 64]] {
+        let image = noise(rows as u64, rows * columns);
+        let fresh = Network::from_onnx("U-Net", &bytes).expect("a network");
+        let run = |network: &Network| network.run(&image, [1, rows, columns]).expect("a result");
+        assert_eq!(run(&network), run(&fresh), "{rows} by {columns}");
+    }
+}
+
 /// Kinds that are done by mdr beside kinds that are left to tract, all with a rectifier behind.
 #[test]
 fn every_kind_of_convolution() {

@@ -197,7 +197,7 @@ pub(super) struct Program {
 }
 
 /// Where a tensor lies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Place {
     size: [usize; 2],
     slots: usize,
@@ -374,6 +374,8 @@ impl Step {
 pub(super) struct Arena {
     samples: Vec<f32>,
     threads: usize,
+    /// Those of the last run: where another layout has its zeros there are samples of this one's.
+    places: Vec<Place>,
     views: Vec<View>,
 }
 
@@ -423,7 +425,10 @@ impl Program {
         if arena.samples.len() < needed || arena.threads < threads {
             arena.samples = vec![0.0; needed];
             arena.threads = threads;
+        } else if arena.places != layout.places {
+            arena.samples.fill(0.0);
         }
+        arena.places.clone_from(&layout.places);
         let aligned = arena.samples.as_ptr().align_offset(64).min(16);
         let base = arena.samples.as_mut_ptr().wrapping_add(aligned);
         arena.views.clear();
