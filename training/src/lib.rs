@@ -5,11 +5,13 @@
 //! ```
 
 pub mod adam;
+pub mod benchmark;
 pub mod checkpoint;
 pub mod config;
 pub mod degrade;
 pub mod evaluate;
 pub mod export;
+pub mod html;
 pub mod losses;
 pub mod methods;
 pub mod nets;
@@ -19,6 +21,7 @@ pub mod parity;
 pub mod patches;
 pub mod report;
 pub mod simulate;
+pub mod table;
 pub mod tensorboard;
 pub mod train;
 pub mod validate;
