@@ -29,7 +29,7 @@
  *   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes, by default 2048; "channel": the one channel to
  *   restore, from 0; "pixel_size_um" and "z_step_um": calibration in micrometres, which axial restoration needs;
  *   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "task": replaces
- *   the model's, such as "axial".
+ *   the model's, such as "axial"; "slices": true where an axial model gets XZ or YZ slices that are isotropic already.
  * - No panic leaves the library: it becomes MDR_STATUS_INTERNAL, and Rust prints where it was to stderr. The
  *   library installs no signal handler and keeps no state between calls but each thread's last error. A callback must
  *   return: no exception and no longjmp may leave it.

@@ -57,12 +57,15 @@ pub struct RestoreOptions {
     /// Replaces the model's task, for models that do not name theirs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
+    /// Of an axial model: the planes are XZ or YZ slices, isotropic already, and go through the network as they are.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub slices: bool,
 }
 
 impl RestoreOptions {
-    /// The task of a run with `model`.
-    fn task(&self, model: &Model) -> Option<Task> {
-        self.task.or(model.facts().task)
+    /// Whether Z is resampled and restored from two sides.
+    fn is_axial(&self, model: &Model) -> bool {
+        !self.slices && self.task.or(model.facts().task) == Some(Task::Axial)
     }
 }
 
@@ -140,7 +143,7 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
     info.pixel_size_um = info.pixel_size_um.map(|size| size / x as f64);
     info.pixel_size_y_um = info.pixel_size_y_um.map(|size| size / y as f64);
     info.z_step_um = positive("z step", options.z_step_um)?.or(input.z_step_um).map(|s| s / z as f64);
-    if let Some(Task::Axial) = options.task(model) {
+    if options.is_axial(model) {
         axial::resample_info(&mut info, [z, y, x])?;
     }
     let note = Provenance {
@@ -185,7 +188,7 @@ pub fn restore_planes(
     progress: OnProgress,
 ) -> Result<()> {
     let output = output_info(model, source.info(), options)?;
-    if let Some(Task::Axial) = options.task(model) {
+    if options.is_axial(model) {
         return axial::restore_stack(model, source, &output, sink, options, progress);
     }
     let total = count_tiles(model, source.info(), options)?;

@@ -66,6 +66,9 @@ struct Restore {
     /// for, or denoise]
     #[arg(long)]
     task: Option<Task>,
+    /// Of task axial: the planes are XZ or YZ slices on an isotropic grid, and go through the network as they are
+    #[arg(long)]
+    slices: bool,
     /// An .onnx file or a bioimage.io package to use instead of the built-in model
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
@@ -332,6 +335,7 @@ impl Restore {
             z_step_um: self.z_step,
             normalization: self.normalization,
             task: self.task,
+            slices: self.slices,
         };
         let mut source = TiffReader::open(input, self.axes.as_ref())?;
         let mut info = output_info(model, source.info(), &options)?;

@@ -47,17 +47,13 @@ fn three() -> usize {
     3
 }
 
-fn yes() -> bool {
-    true
-}
-
 /// A method with its settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
     /// Name in the report.
     pub label: String,
-    /// Config to train from, relative to the table's file.
+    /// Config to train from, relative to the table's file; `{task}` in it is replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<PathBuf>,
     /// Instead: a model that is not trained here, `builtin` or a file relative to the table's (`{task}` in it is
@@ -83,9 +79,6 @@ pub struct Group {
     /// Label of an earlier group whose cells these build upon: that of the same seed and number of pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<String>,
-    /// Whether it restores; a synthesiser of defects does not.
-    #[serde(default = "yes")]
-    pub restores: bool,
     /// Shown in the table of ablations instead of the main one.
     #[serde(default)]
     pub ablation: bool,
@@ -200,9 +193,10 @@ pub struct ImageScores {
 
 impl From<Scores> for Figures {
     fn from(scores: Scores) -> Self {
-        // Equal images have an infinite PSNR, which JSON does not know.
-        let [psnr_affine, psnr] = [scores.psnr_affine, scores.psnr].map(|psnr| psnr.min(200.0));
-        Self { psnr_affine, ssim_affine: scores.ssim_affine, psnr, ssim: scores.ssim }
+        // Equal images have an infinite PSNR, which JSON does not know. Six decimals are read back as they were written.
+        let [psnr_affine, ssim_affine, psnr, ssim] = [scores.psnr_affine, scores.ssim_affine, scores.psnr, scores.ssim]
+            .map(|figure| (figure.min(200.0) * 1e6).round() / 1e6);
+        Self { psnr_affine, ssim_affine, psnr, ssim }
     }
 }
 
@@ -408,16 +402,15 @@ impl<'a> Plan<'a> {
 
     fn add_training(&mut self, table: &Table, group: usize, tasks: &[Task], asked: usize, seed: u64) -> Result<()> {
         let Group { label, needs, set, .. } = &self.results.groups[group];
-        let list = |tasks: &[Task]| tasks.iter().map(Task::to_string).collect::<Vec<_>>();
-        let names = toml::Value::Array(list(tasks).into_iter().map(toml::Value::String).collect());
+        let names: Vec<String> = tasks.iter().map(|task| format!("{:?}", task.as_str())).collect();
         let mut set: Vec<String> = [&table.set, set, self.options.set].into_iter().flatten().cloned().collect();
-        set.push(format!("task={names}"));
+        set.push(format!("task=[{}]", names.join(", ")));
         set.push(format!("seed={seed}"));
-        set.iter_mut().for_each(|change| *change = change.replace("{task}", &list(tasks).join(",")));
+        set.iter_mut().for_each(|change| *change = change.replace("{task}", &task_names(tasks)));
 
         // Where fewer pairs are asked for than there are, so many; else all, once.
         let available =
-            self.config(group, &set, None)?.map_or(0, |config| pairs_to_train_from(&config, self.options.data));
+            self.config(group, tasks, &set, None)?.map_or(0, |config| pairs_to_train_from(&config, self.options.data));
         if asked > available {
             self.results.beyond.push(Beyond { group, asked, available });
         }
@@ -444,11 +437,11 @@ impl<'a> Plan<'a> {
                 })?)
             }
         };
-        let config = self.config(group, &set, None)?.context("a group that is trained has a config")?;
+        let config = self.config(group, tasks, &set, None)?.context("a group that is trained has a config")?;
         let images = pairs::find(&config, self.options.data).unwrap_or_default();
         let parts = [
             config.to_toml()?,
-            set.iter().filter(|change| change.contains(NEEDS)).cloned().collect::<Vec<_>>().join("\n"),
+            set.iter().filter(|change| change.contains(NEEDS)).cloned().collect::<String>(),
             needs.map_or(String::new(), |needs| self.results.cells[needs].fingerprint.clone()),
             serde_json::to_string(&images)?,
             self.examples(tasks)?,
@@ -484,14 +477,16 @@ impl<'a> Plan<'a> {
         Ok(serde_json::to_string(&shown)?)
     }
 
-    /// The config of a group with these changes; those that name what the cell needs are left out where `needs` is not
+    /// The config of a group for these tasks with these changes, the run folder of what it needs filled in where that is
     /// known. None where nothing is trained.
-    fn config(&self, group: usize, set: &[String], needs: Option<&str>) -> Result<Option<Config>> {
+    fn config(&self, group: usize, tasks: &[Task], set: &[String], needs: Option<&str>) -> Result<Option<Config>> {
         let Group { label, config, .. } = &self.results.groups[group];
         let Some(config) = config else { return Ok(None) };
-        let known = set.iter().filter(|change| needs.is_some() || !change.contains(NEEDS));
-        let set: Vec<String> = known.map(|change| change.replace(NEEDS, needs.unwrap_or_default())).collect();
-        let config = Config::load(&beside(self.options.config, config), &set);
+        // A base is read together with the config, so that it must be there.
+        let known = set.iter().filter(|change| needs.is_some() || *change != "base={needs}");
+        let set: Vec<String> = known.map(|change| change.replace(NEEDS, needs.unwrap_or(NEEDS))).collect();
+        let config = config.to_string_lossy().replace("{task}", &task_names(tasks));
+        let config = Config::load(&beside(self.options.config, Path::new(&config)), &set);
         config.map(Some).with_context(|| format!("group {label:?}"))
     }
 
@@ -554,7 +549,7 @@ impl<'a> Plan<'a> {
             }
             None => None,
         };
-        let config = self.config(cell.group, &self.configs[number], needs.as_deref())?;
+        let config = self.config(cell.group, &cell.tasks, &self.configs[number], needs.as_deref())?;
         let config = config.context("a group that is trained has a config")?;
         let run = RunFolder::new(&self.folder(cell));
         let Options { data, device, stop, .. } = *self.options;
@@ -578,7 +573,7 @@ impl<'a> Plan<'a> {
         }
         cell.steps_per_s = rate(&run) / config.train.batch as f64;
         cell.scores.clear();
-        if self.results.groups[cell.group].restores {
+        if !config.method.synthesises() {
             for &task in &cell.tasks {
                 let model = Model::load(&export::export(&run, task, None, None)?)?;
                 let scores = self.score(cell, task, Some(&model))?;
@@ -690,6 +685,11 @@ fn pairs_to_train_from(config: &Config, data: &Path) -> usize {
 /// `builtin`, or a file beside the table.
 fn load_model(model: &str, task: Task, table: &Path) -> Result<Model> {
     Ok(if model == "builtin" { Model::builtin(task)? } else { Model::load(&beside(table, Path::new(model)))? })
+}
+
+/// What stands for `{task}`.
+fn task_names(tasks: &[Task]) -> String {
+    tasks.iter().map(|task| task.as_str()).collect::<Vec<_>>().join("-")
 }
 
 fn beside(table: &Path, path: &Path) -> PathBuf {

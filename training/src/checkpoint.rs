@@ -8,7 +8,8 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 
 const STEP: &str = "run.step";
-const BEST: &str = "run.best_psnr";
+const BEST: &str = "run.best";
+const BEST_STEP: &str = "run.best_step";
 const LOG: &str = "log.";
 
 /// Where a run stands.
@@ -16,8 +17,15 @@ const LOG: &str = "log.";
 pub struct Position {
     /// Steps done.
     pub step: u64,
-    /// Highest validation PSNR (dB, affine) so far; minus infinity before the first.
-    pub best_psnr: f64,
+    /// Highest validation quality so far (of restorations, affine PSNR in dB); minus infinity before the first.
+    pub best: f64,
+    /// The step it was reached at.
+    pub best_step: u64,
+}
+
+impl Position {
+    /// Before the first step.
+    pub const START: Self = Self { step: 0, best: f64::NEG_INFINITY, best_step: 0 };
 }
 
 /// Writes a checkpoint; `log` is what the next row of the log has gathered, which may be nothing.
@@ -28,7 +36,8 @@ pub fn save(path: &Path, method: &dyn Method, position: Position, log: State) ->
     let mut state = method.state();
     state.extend(log.into_iter().map(|(name, tensor)| (format!("{LOG}{name}"), tensor)));
     state.insert(STEP.into(), Tensor::from_slice(&[position.step as i64]));
-    state.insert(BEST.into(), Tensor::from_slice(&[position.best_psnr]));
+    state.insert(BEST_STEP.into(), Tensor::from_slice(&[position.best_step as i64]));
+    state.insert(BEST.into(), Tensor::from_slice(&[position.best]));
     let tensors: Vec<(String, Tensor)> = state
         .into_iter()
         .map(|(name, tensor)| (name, tensor.detach().to_device(tch::Device::Cpu).contiguous()))
@@ -51,7 +60,8 @@ pub fn load(path: &Path, method: &mut dyn Method) -> Result<(Position, State)> {
         tensor.with_context(|| format!("{}: lacks {name}", context()))
     };
     let step = scalar(STEP, Kind::Int64)?.int64_value(&[0]);
-    let best_psnr = scalar(BEST, Kind::Double)?.double_value(&[0]);
+    let best_step = scalar(BEST_STEP, Kind::Int64)?.int64_value(&[0]).max(0) as u64;
+    let best = scalar(BEST, Kind::Double)?.double_value(&[0]);
     let log = state.into_iter().filter_map(|(name, tensor)| Some((name.strip_prefix(LOG)?.to_owned(), tensor)));
-    Ok((Position { step: step.max(0) as u64, best_psnr }, log.collect()))
+    Ok((Position { step: step.max(0) as u64, best, best_step }, log.collect()))
 }

@@ -21,6 +21,10 @@ pub struct Config {
     /// Seed of initial weights, split, crops, augmentation and noise.
     #[serde(default)]
     pub seed: u64,
+    /// A trained model whose weights the run begins with: the name of a task (its built-in model), a .onnx file or a run
+    /// folder. The network is then as the model's, whatever `[net]` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// The network.
     #[serde(default)]
     pub net: Net,
@@ -33,7 +37,10 @@ pub struct Config {
     /// Noise laid over clean images; without this table only real pairs are used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub simulate: Option<Simulate>,
-    /// Losses of the methods with a discriminator.
+    /// Pairs that a trained CIN-GAN makes out of clean images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
+    /// Losses of the cGAN restorer.
     #[serde(default)]
     pub loss: Loss,
     /// Networks and losses of DeblurGAN and CycleGAN.
@@ -307,8 +314,29 @@ impl Default for Simulate {
     }
 }
 
-/// Losses of the cGAN restorer: L = lambda_pixel·pixel + lambda_ssim·(1 − SSIM) + lambda_adversarial·GAN. What has the
-/// factor 0 is not computed.
+/// Pairs that a trained CIN-GAN (or separate GAN) makes out of clean images and the references of real pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Its run folder.
+    pub run: String,
+    /// Degraded images of each clean one.
+    #[serde(default = "four")]
+    pub samples: usize,
+    /// Part of the patches that is synthetic, where there are real pairs too; without these all are.
+    #[serde(default = "half")]
+    pub fraction: f64,
+}
+
+fn four() -> usize {
+    4
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+/// Losses of the cGAN restorer: the sum of these terms, each with its factor. What has the factor 0 is not computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Loss {
@@ -318,11 +346,43 @@ pub struct Loss {
     pub lambda_pixel: f64,
     /// Factor of 1 − SSIM.
     pub lambda_ssim: f64,
+    /// Factor of what the discriminator thinks of the restored image.
+    pub lambda_adversarial: f64,
+    /// Factor of the distance in the discriminator's features.
+    pub lambda_features: f64,
+    /// Factor of the distance in VGG16's features (`gan.vgg16`, `gan.content_layers`).
+    pub lambda_content: f64,
+    /// Learning rate of the discriminator, as a part of the generator's.
+    pub discriminator_rate: f64,
 }
 
 impl Default for Loss {
     fn default() -> Self {
-        Self { pixel: PixelLoss::L1, lambda_pixel: 1.0, lambda_ssim: 0.0 }
+        Self {
+            pixel: PixelLoss::L1,
+            lambda_pixel: 1.0,
+            lambda_ssim: 0.0,
+            lambda_adversarial: 0.0,
+            lambda_features: 0.0,
+            lambda_content: 0.0,
+            discriminator_rate: 1.0,
+        }
+    }
+}
+
+impl Loss {
+    fn check(&self) -> Result<()> {
+        for (name, value) in [
+            ("lambda_pixel", self.lambda_pixel),
+            ("lambda_ssim", self.lambda_ssim),
+            ("lambda_adversarial", self.lambda_adversarial),
+            ("lambda_features", self.lambda_features),
+            ("lambda_content", self.lambda_content),
+            ("discriminator_rate", self.discriminator_rate),
+        ] {
+            ensure!(value >= 0.0 && value.is_finite(), "loss.{name} = {value}: expected 0 or more");
+        }
+        Ok(())
     }
 }
 
@@ -422,6 +482,8 @@ pub struct Train {
     pub precision: Precision,
     /// Steps between two validations, each followed by checkpoints.
     pub validate_every: u64,
+    /// Validations without a new best after which the run ends (0: it goes on to the last step).
+    pub patience: u64,
     /// Steps between two rows of the log.
     pub log_every: u64,
     /// Threads that prepare patches.
@@ -439,6 +501,7 @@ impl Default for Train {
             ema: 0.0,
             precision: Precision::Auto,
             validate_every: 500,
+            patience: 0,
             log_every: 50,
             loader_threads: 1,
         }
@@ -501,7 +564,10 @@ impl Config {
             }
             target.insert(last.to_owned(), value);
         }
-        let config: Self = table.try_into()?;
+        let mut config: Self = table.try_into()?;
+        if let Some(base) = &config.base {
+            config.net = crate::base::read(base)?.net;
+        }
         config.check()?;
         Ok(config)
     }
@@ -535,9 +601,25 @@ impl Config {
             size >= 8 && size % multiple == 0,
             "patches.size = {size}: expected at least 8, and a multiple of {multiple} (2 to the power of net.depth)"
         );
-        if matches!(self.method, MethodKind::DeblurGan | MethodKind::CycleGan) {
+        if !matches!(self.method, MethodKind::Care | MethodKind::Cgan) {
             self.gan.check(self.method, size)?;
         }
+        self.loss.check()?;
+        if let Some(augment) = &self.augment {
+            ensure!((1..=1000).contains(&augment.samples), "augment.samples = {}: expected 1 to 1000", augment.samples);
+            let fraction = augment.fraction;
+            ensure!(0.0 < fraction && fraction < 1.0, "augment.fraction = {fraction}: expected between 0 and 1");
+            ensure!(self.simulate.is_none(), "[augment] and [simulate] both degrade the clean images; choose one");
+            ensure!(
+                !self.method.unpaired(),
+                "[augment] makes pairs, which {} does not use",
+                self.method.published_name()
+            );
+        }
+        ensure!(
+            self.method != MethodKind::SeparateGan || self.tasks.len() == 1,
+            "a separate-gan learns one task; for several in one network there is cin-gan"
+        );
         part("patches.foreground", self.patches.foreground)?;
         if let Some(simulate) = &self.simulate {
             simulate.check(size)?;
@@ -602,7 +684,7 @@ impl Gan {
             ensure!((0.0..=1e6).contains(&lambda), "gan.lambda_{name} = {lambda}: expected 0 to 1e6");
         }
         ensure!(
-            method != MethodKind::DeblurGan || self.content != Content::Vgg16 || self.vgg16.is_some(),
+            method == MethodKind::CycleGan || self.content != Content::Vgg16 || self.vgg16.is_some(),
             "gan.content = \"vgg16\" needs VGG16's weights: give them with --vgg16 FILE, or choose \"features\" or \
              \"pixel\"; to make the file: {}",
             vgg16::RECIPE

@@ -4,7 +4,7 @@ use crate::config::{Folder, FolderKind};
 use crate::pairs::{self, Entry};
 use anyhow::{Context, Result, ensure};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
-use mdr::{Image, Model, RestoreOptions, Task};
+use mdr::{Image, Model, RestoreOptions};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -35,7 +35,7 @@ pub fn evaluate(model: &Model, data: &Path, options: &RestoreOptions) -> Result<
 /// # Errors
 /// Where the model does not fit the image.
 pub fn restore(model: &Model, low: &Image, options: &RestoreOptions) -> Result<Image> {
-    let options = RestoreOptions { task: Some(Task::Denoise), ..options.clone() };
+    let options = RestoreOptions { slices: true, ..options.clone() };
     Ok(mdr::restore(model, low, &options, &mut |_| true)?)
 }
 

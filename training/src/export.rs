@@ -4,6 +4,7 @@
 use crate::checkpoint;
 use crate::config::Config;
 use crate::methods::Method;
+use crate::nets::Net;
 use crate::onnx::{Graph, INPUT};
 use crate::parity;
 use crate::train::{RunFolder, write};
@@ -78,11 +79,11 @@ pub fn encode(config: &Config, method: &dyn Method, task: usize, scores: Option<
     let mut graph = Graph::default();
     let net = method.generator();
     let result = net.export(&mut graph, task, INPUT);
-    graph.finish(&result, net.channels() as i64, &metadata(config, config.tasks[task], net.tile_multiple(), scores))
+    graph.finish(&result, net.channels() as i64, &metadata(config, config.tasks[task], net, scores))
 }
 
 /// The table of `mdr.*` keys.
-fn metadata(config: &Config, task: Task, tile_multiple: usize, scores: Option<&str>) -> BTreeMap<String, String> {
+fn metadata(config: &Config, task: Task, net: &dyn Net, scores: Option<&str>) -> BTreeMap<String, String> {
     let export = &config.export;
     let method = config.method.published_name();
     let or = |text: &str, default: &dyn Fn() -> String| if text.is_empty() { default() } else { text.to_owned() };
@@ -95,10 +96,10 @@ fn metadata(config: &Config, task: Task, tile_multiple: usize, scores: Option<&s
         ("format", "1".to_owned()),
         ("task", task.to_string()),
         ("axes", "YX".to_owned()),
-        ("channels", "1".to_owned()),
+        ("channels", net.channels().to_string()),
         ("scale", "1".to_owned()),
         ("normalization", normalization),
-        ("tile_multiple", tile_multiple.to_string()),
+        ("tile_multiple", net.tile_multiple().to_string()),
         ("name", or(&export.name, &|| format!("{}-{}", method.to_lowercase(), task))),
         ("description", or(&export.description, &|| format!("{method} for the task {}", task))),
         ("license", or(&export.license, &|| "not stated".into())),

@@ -5,6 +5,9 @@
 //! ```
 
 pub mod adam;
+pub mod augment;
+pub mod base;
+pub mod base64;
 pub mod benchmark;
 pub mod checkpoint;
 pub mod config;
@@ -21,6 +24,7 @@ pub mod parity;
 pub mod patches;
 pub mod report;
 pub mod simulate;
+pub mod synthesize;
 pub mod table;
 pub mod tensorboard;
 pub mod train;

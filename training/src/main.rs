@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use mdr_train::{benchmark, config::Config, evaluate, export, report, simulate, train};
+use mdr_train::{benchmark, config::Config, evaluate, export, report, simulate, synthesize, train};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
@@ -19,6 +19,10 @@ struct Cli {
 enum Command {
     /// Trains a model into a run folder, and exports it.
     Train(Train),
+    /// Goes on from a trained model with one's own images: as train, beginning with the weights of a built-in model.
+    Finetune(Finetune),
+    /// Degrades clean images with a trained CIN-GAN, and shows how like real ones they are.
+    Synthesize(Synthesize),
     /// Writes the .onnx file of a run, after checking that mdr computes the same as tch.
     Export(Export),
     /// Restores pairs with a model file through the engine, and prints PSNR and SSIM of input and result.
@@ -122,6 +126,53 @@ struct Train {
 }
 
 #[derive(Args)]
+struct Finetune {
+    /// What to begin with: the name of a task (its built-in model), a .onnx file of mdr-train, or a run folder.
+    #[arg(long)]
+    base: String,
+    /// How to train (TOML).
+    #[arg(long)]
+    config: PathBuf,
+    /// Folder that holds the images.
+    #[arg(long)]
+    data: PathBuf,
+    /// Run folder.
+    #[arg(long)]
+    out: PathBuf,
+    /// Replace a value of the config, such as train.steps=100; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    hardware: Hardware,
+}
+
+#[derive(Args)]
+struct Synthesize {
+    /// Run folder of a cin-gan or separate-gan.
+    run: PathBuf,
+    /// Task, of a run of several.
+    #[arg(long)]
+    task: Option<mdr::Task>,
+    /// Folder of clean TIFFs.
+    #[arg(long)]
+    clean: PathBuf,
+    /// Folder of real degraded TIFFs to compare with.
+    #[arg(long)]
+    real: Option<PathBuf>,
+    /// Folder to write: low/NAME_K.tif and high/NAME_K.tif (pairs to train on), sheet.html, statistics.json.
+    #[arg(long)]
+    out: PathBuf,
+    /// Degraded images of each clean one.
+    #[arg(long, default_value_t = 3)]
+    samples: usize,
+    /// Seed of the noise.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    hardware: Hardware,
+}
+
+#[derive(Args)]
 struct Hardware {
     /// auto, cpu or cuda:N.
     #[arg(long, default_value = "auto")]
@@ -136,6 +187,11 @@ fn main() -> std::process::ExitCode {
     keep_freed_memory();
     let result = match cli.command {
         Command::Train(options) => run_train(&options),
+        Command::Finetune(Finetune { base, config, data, out, mut set, hardware }) => {
+            set.push(format!("base={}", toml::Value::String(base)));
+            run_train(&Train { config: Some(config), data, out, resume: false, set, hardware })
+        }
+        Command::Synthesize(options) => run_synthesize(options),
         Command::Export(options) => run_export(&options),
         Command::Evaluate(options) => run_evaluate(&options),
         Command::Simulate(options) => run_simulate(&options),
@@ -198,13 +254,26 @@ fn run_train(options: &Train) -> Result<()> {
 
 fn run_export(options: &Export) -> Result<()> {
     let run = train::RunFolder::new(&options.run);
-    let tasks = Config::load(&run.config(), &[])?.tasks;
-    let task = match (&tasks[..], options.task) {
-        (_, Some(task)) => task,
-        (&[task], None) => task,
-        _ => bail!("{} is a run of several tasks; say which with --task", options.run.display()),
-    };
+    let task = task_of(&run, options.task)?;
     println!("{}", export::export(&run, task, options.checkpoint.as_deref(), options.out.as_deref())?.display());
+    Ok(())
+}
+
+/// The task asked for, or the only one of a run.
+fn task_of(run: &train::RunFolder, asked: Option<mdr::Task>) -> Result<mdr::Task> {
+    match (&Config::load(&run.config(), &[])?.tasks[..], asked) {
+        (_, Some(task)) => Ok(task),
+        (&[task], None) => Ok(task),
+        _ => bail!("{} is a run of several tasks; say which with --task", run.root().display()),
+    }
+}
+
+fn run_synthesize(options: Synthesize) -> Result<()> {
+    let device = options.hardware.device()?;
+    let task = task_of(&train::RunFolder::new(&options.run), options.task)?;
+    let Synthesize { run, clean, real, out, samples, seed, .. } = options;
+    let request = synthesize::Request { run, task, clean, real, out, samples, seed };
+    println!("{}", synthesize::synthesize(&request, device)?.display());
     Ok(())
 }
 

@@ -143,7 +143,12 @@ impl Graph {
         self.node("Add", &format!("{a}_plus_{b}"), &[a, b], vec![])
     }
 
-    /// The file: `result` becomes the output, with `channels` in and out and the same Y and X.
+    /// Product of two tensors of one shape.
+    pub fn multiply(&mut self, a: &str, b: &str) -> String {
+        self.node("Mul", &format!("{a}_times_{b}"), &[a, b], vec![])
+    }
+
+    /// The file: `result` becomes the output, of one channel, with the Y and X of the input, which has `channels`.
     pub fn finish(mut self, result: &str, channels: i64, metadata: &BTreeMap<String, String>) -> Vec<u8> {
         for node in &mut self.nodes {
             for name in node.output.iter_mut().filter(|name| *name == result) {
@@ -155,7 +160,7 @@ impl Graph {
             node: self.nodes,
             initializer: self.initializers,
             input: vec![image(INPUT, channels)],
-            output: vec![image(OUTPUT, channels)],
+            output: vec![image(OUTPUT, 1)],
             ..Default::default()
         };
         let model = pb::ModelProto {

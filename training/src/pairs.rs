@@ -263,7 +263,7 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
     let unpaired = config.method.unpaired();
     let wanted = |entry: &&Entry| match (&entry.reference, &entry.degraded) {
         (Some(_), Some(_)) => fraction < 1.0 || split != Split::Train,
-        (Some(_), None) => fraction > 0.0 || unpaired || false,
+        (Some(_), None) => fraction > 0.0 || unpaired || config.augment.is_some(),
         _ => unpaired,
     };
     for entry in entries.iter().filter(|entry| entry.split == split).filter(wanted) {
@@ -303,6 +303,27 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
         }
     }
     Ok(images)
+}
+
+/// All planes of a file, on the scale of the network.
+///
+/// # Errors
+/// Where it cannot be read, or is not of one channel.
+pub fn normalized_planes(path: &Path, settings: &Data) -> Result<Vec<Plane>> {
+    let mut image = read(path)?;
+    normalize(&mut image, settings)?;
+    Ok(planes(&image))
+}
+
+/// A plane on the scale of the network: normalised on its own as the engine would.
+///
+/// # Errors
+/// Where a sample is not finite.
+pub fn normalized(plane: Plane, settings: &Data) -> Result<Plane> {
+    let Plane { y, x, samples } = plane;
+    let mut image = Image::from_plane(y, x, samples)?;
+    normalize(&mut image, settings)?;
+    Ok(Plane { y, x, samples: image.samples })
 }
 
 fn plane_name(file: &str, plane: usize) -> String {

@@ -42,10 +42,13 @@ pub fn compare(method: &dyn Method, task: usize, onnx: &[u8]) -> Result<Report> 
     let mut patches = Vec::new();
     for (number, (y, x)) in [(64usize, 64usize), (96, 160), (160, 96), (256, 256)].into_iter().enumerate() {
         let (y, x) = (y.next_multiple_of(multiple), x.next_multiple_of(multiple));
-        let input = noisy(number, y, x)?;
-        let expected = method.restore(&Tensor::from_slice(&input).reshape([1, 1, y as i64, x as i64]), task);
+        let channels = method.generator().channels();
+        let planes = (0..channels).map(|channel| noisy(number + channel, y, x));
+        let input = planes.collect::<Result<Vec<_>>>()?.concat();
+        let sides = [1, channels, y, x].map(|side| side as i64);
+        let expected = method.restore(&Tensor::from_slice(&input).reshape(sides), task);
         let expected = Vec::<f32>::try_from(expected.contiguous().reshape([-1]))?;
-        let found = model.network().run(&input, [1, y, x])?;
+        let found = model.network().run(&input, [channels, y, x])?;
         anyhow::ensure!(found.len() == expected.len(), "mdr gave {} samples for {}", found.len(), expected.len());
         let (min, max) = expected.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), &v| (a.min(v), b.max(v)));
         // f64::max would swallow a NaN.

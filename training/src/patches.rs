@@ -4,9 +4,9 @@
 use crate::config::Config;
 use crate::degrade;
 use crate::methods::Batch;
-use crate::pairs::{Images, Plane};
+use crate::pairs::{Images, Plane, normalized};
 use anyhow::{Result, ensure};
-use mdr::{Image, Task};
+use mdr::Task;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::sync::{Arc, mpsc};
@@ -114,7 +114,9 @@ impl Sampler {
         for pair in images.pairs {
             fits(&pair.name, &pair.input)?;
             tasks[pair.task].inputs.push(pair.input, pair.weight, part)?;
-            tasks[pair.task].targets.push(pair.target, pair.weight, part)?;
+            // A target is on the scale of its input; without a partner it is on its own.
+            let target = if unpaired { normalized(pair.target, &config.data)? } else { pair.target };
+            tasks[pair.task].targets.push(target, pair.weight, part)?;
         }
         for single in images.degraded {
             fits(&single.name, &single.plane)?;
@@ -123,7 +125,7 @@ impl Sampler {
         for mut single in images.clean {
             fits(&single.name, &single.plane)?;
             if unpaired {
-                single.plane = normalized(single.plane, config)?;
+                single.plane = normalized(single.plane, &config.data)?;
                 tasks[single.task].targets.push(single.plane, single.weight, part)?;
             } else {
                 tasks[single.task].clean.push(single.plane, single.weight, part)?;
@@ -223,15 +225,6 @@ impl Sampler {
         let turn = if self.config.patches.augment { rng.random_range(0..turns) } else { 0 };
         planes.map(|plane| turned(&plane.crop(corner, [size; 2]), turn))
     }
-}
-
-/// On the scale of the network: normalised as the engine would.
-fn normalized(plane: Plane, config: &Config) -> Result<Plane> {
-    let Plane { y, x, samples } = plane;
-    let mut image = Image::from_plane(y, x, samples)?;
-    let fitted = config.data.normalization().fit(&mut image.as_source(), 0, &mut || true)?;
-    fitted.apply(&mut image.samples);
-    Ok(Plane { y, x, samples: image.samples })
 }
 
 /// The sample above which there is foreground: this part of the way from the 0.1 to the 99.9 percentile.

@@ -102,12 +102,14 @@ impl Report<'_> {
         self.results.groups[row.group].label.clone()
     }
 
-    /// What restores, in the order of the table: models first, then many pairs before few.
+    /// What restores (a synthesiser finishes without a figure), in the order of the table: models first, then many pairs
+    /// before few.
     fn rows(&self, wanted: impl Fn(&Group) -> bool) -> Vec<Row> {
         let mut rows: Vec<Row> = Vec::new();
         for cell in &self.results.cells {
             let (group, row) = (&self.results.groups[cell.group], Row { group: cell.group, pairs: cell.pairs });
-            if group.restores && wanted(group) && !rows.contains(&row) {
+            let synthesises = cell.state == State::Finished && cell.scores.is_empty();
+            if !synthesises && wanted(group) && !rows.contains(&row) {
                 rows.push(row);
             }
         }

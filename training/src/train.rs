@@ -1,14 +1,16 @@
 //! The loop: batch, step, log; every so often validate and save. It reads top to bottom like the paper and never asks
 //! which method runs. All it leaves is in the run folder: config.toml, split.json, log.csv, samples/, checkpoints/.
 
+use crate::augment;
+use crate::base;
 use crate::checkpoint::{self, Position};
 use crate::config::{Config, Split};
-use crate::methods::{Losses, Method, State};
+use crate::methods::{Batch, Losses, Method, State};
 use crate::pairs::{self, Entry};
 use crate::patches::{Loader, Sampler};
 use crate::tensorboard::Events;
-use crate::validate::Validation;
-use anyhow::{Context, Result, bail, ensure};
+use crate::validate::{Measured, Validation};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mdr::metrics::Scores;
 use std::io::{IsTerminal, Write};
@@ -16,6 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
+
+/// Validations without a new best, and how far below it (dB of a restoration), at which a run warns that it overfits.
+const FALLING: u64 = 4;
+const FALLEN: f64 = 0.1;
 
 /// Paths inside a run folder.
 #[derive(Clone, Debug)]
@@ -103,14 +109,16 @@ pub fn start(
         run.root().display()
     );
     let entries = pairs::find(config, data)?;
-    let method = prepared(config, device)?;
+    let mut method = prepared(config, device)?;
     for folder in [run.root(), &run.samples(), &run.checkpoints()] {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
     write(&run.config(), config.to_toml()?.as_bytes())?;
     write(&run.split(), serde_json::to_string_pretty(&entries)?.as_bytes())?;
-    let position = Position { step: 0, best_psnr: f64::NEG_INFINITY };
-    go_on(config, data, run, &entries, method, position, Sums::default(), device, stop)
+    if let Some(base) = &config.base {
+        method.begin_with(&base::read(base)?.weights).with_context(|| format!("base {base}"))?;
+    }
+    go_on(config, data, run, &entries, method, Position::START, Sums::default(), device, stop)
 }
 
 /// Continues a run from its last checkpoint, to the same result as if it had never stopped. `stop` is asked after
@@ -149,7 +157,7 @@ fn go_on(
     stop: &dyn Fn(u64) -> bool,
 ) -> Result<Outcome> {
     let settings = &config.train;
-    let images = pairs::load(entries, Split::Train, config, data)?;
+    let mut images = pairs::load(entries, Split::Train, config, data)?;
     let validation = Validation::new(config, pairs::load(entries, Split::Val, config, data)?)?;
     let (real, clean) = (images.pairs.len(), images.clean.len());
     let mut progress = Progress::new(settings.steps, position.step);
@@ -162,13 +170,17 @@ fn go_on(
     if let Some(input) = &input_scores {
         progress.say(&format!("validation input: {:.2} dB, SSIM {:.3}", input.psnr_affine, input.ssim_affine));
     }
+    if let Some(settings) = &config.augment {
+        augment::augment(&mut images, settings, config, device)?;
+        progress.say(&format!("{} synthetic pairs by {}", images.pairs.len() - real, settings.run));
+    }
     let mut loader = Loader::start(Arc::new(Sampler::new(config, images)?), position.step);
     let mut log = Log::open(&run.log(), position.step)?;
 
     while position.step < settings.steps {
         let batch = loader.take()?.to_batch(device);
         let learning_rate = learning_rate(config, position.step);
-        sums.add(method.step(&batch, learning_rate));
+        sums.add(step(method.as_mut(), &batch, learning_rate, settings.batch)?);
         position.step += 1;
 
         let stopped = stop(position.step);
@@ -185,25 +197,19 @@ fn go_on(
             bail!(not_finite(name, *value, position.step, run));
         }
         progress.advance(position.step, Some(&losses));
-        let mut scores = None;
+        let mut measured: Option<Measured> = None;
         if validate || stopped {
             check_weights(method.as_ref(), position.step, run)?;
         }
         if validate {
-            let restored = validation.restore(method.as_ref(), device);
-            scores = Scores::mean(&validation.scores(&restored)?);
-            validation.write_pictures(&run.samples().join(format!("{:07}.png", position.step)), &restored)?;
-            if let Some(scores) = &scores {
-                let best = scores.psnr_affine > position.best_psnr;
-                progress.say(&format!(
-                    "step {}: validation {:.2} dB, SSIM {:.3}{}",
-                    position.step,
-                    scores.psnr_affine,
-                    scores.ssim_affine,
-                    if best { " (best)" } else { "" }
-                ));
+            let picture = run.samples().join(format!("{:07}.png", position.step));
+            measured = validation.measure(method.as_ref(), device, &picture)?;
+            if let Some(measured) = &measured {
+                let best = measured.quality > position.best;
+                let mark = if best { " (best)" } else { "" };
+                progress.say(&format!("step {}: validation {}{mark}", position.step, measured.text));
                 if best {
-                    position.best_psnr = scores.psnr_affine;
+                    (position.best, position.best_step) = (measured.quality, position.step);
                     let figures = serde_json::json!({
                         "data": validation.count().describe(config, entries),
                         "images": validation.pairs().len(),
@@ -213,7 +219,7 @@ fn go_on(
                         "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM \
                                      window; affine: after fitting gain and offset",
                         "input": input_scores,
-                        "restored": scores,
+                        "restored": measured.scores,
                     });
                     write(&run.scores(), figures.to_string().as_bytes())?;
                     checkpoint::save(&run.best(), method.as_ref(), position, sums.state())?;
@@ -222,10 +228,27 @@ fn go_on(
         }
         if row {
             let rate = progress.images_per_second(settings.batch);
-            log.write(position.step, learning_rate, rate, scores.as_ref(), &losses)?;
+            let scores = measured.as_ref().and_then(|measured| measured.scores.as_ref());
+            log.write(position.step, learning_rate, rate, scores, &losses)?;
         }
         if validate || stopped {
             checkpoint::save(&run.last(), method.as_ref(), position, sums.state())?;
+        }
+        let since = (position.step - position.best_step) / settings.validate_every;
+        if let Some(measured) = measured.filter(|_| since > 0) {
+            let fallen = position.best - measured.quality;
+            let ends = settings.patience > 0 && since >= settings.patience;
+            if ends || (since.is_multiple_of(FALLING) && fallen > FALLEN) {
+                progress.say(&format!(
+                    "warning: validation is {fallen:.2} below its best, that of step {}: the network learns the training \
+                     images by heart; that best is what is exported{}",
+                    position.best_step,
+                    if ends { "; stopping early (train.patience)" } else { "" }
+                ));
+            }
+            if ends {
+                break;
+            }
         }
         if stopped && position.step < settings.steps {
             progress.say(&format!("stopped and saved at step {}", position.step));
@@ -233,6 +256,19 @@ fn go_on(
         }
     }
     Ok(Outcome { position, finished: true })
+}
+
+/// One step; where memory runs out, the error says what to set.
+fn step(method: &mut dyn Method, batch: &Batch, learning_rate: f64, patches: usize) -> Result<Losses> {
+    let work = std::panic::AssertUnwindSafe(|| method.step(batch, learning_rate));
+    std::panic::catch_unwind(work).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map_or("", String::as_str);
+        if text.contains("out of memory") || text.contains("can't allocate memory") {
+            let half = (patches / 2).max(1);
+            return anyhow!("out of memory with {patches} patches a step; try --set train.batch={half}");
+        }
+        std::panic::resume_unwind(panic)
+    })
 }
 
 /// Rises linearly over the warm-up, then falls along half a cosine.

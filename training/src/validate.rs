@@ -4,7 +4,8 @@
 use crate::config::{Config, Split};
 use crate::degrade;
 use crate::methods::Method;
-use crate::pairs::{Entry, Images, Pair, Plane};
+use crate::pairs::{Entry, Images, Pair, Plane, normalized};
+use crate::synthesize::{self, Statistics};
 use anyhow::{Context, Result};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::montage::{Panel, montage};
@@ -23,8 +24,29 @@ const PICTURE_SIDE: usize = 256;
 /// Planes to validate on.
 #[derive(Debug)]
 pub struct Validation {
+    /// To restore; none for a method that synthesises.
     pairs: Vec<Pair>,
+    /// To synthesise from, and what the result should be like, of each task.
+    synthesis: Vec<Synthesis>,
     count: Count,
+}
+
+#[derive(Debug)]
+struct Synthesis {
+    clean: Vec<Plane>,
+    real: Vec<Plane>,
+}
+
+/// What a validation found.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// The higher the better: affine PSNR in dB of restored planes, or minus the distance of synthetic planes from real
+    /// ones.
+    pub quality: f64,
+    /// Of restored planes.
+    pub scores: Option<Scores>,
+    /// In words.
+    pub text: String,
 }
 
 /// How many planes were validated on.
@@ -87,6 +109,9 @@ impl Validation {
     /// # Errors
     /// Those of the simulation.
     pub fn new(config: &Config, images: Images) -> Result<Self> {
+        if config.method.synthesises() {
+            return Self::of_synthesis(config, images);
+        }
         let mut pairs = Vec::new();
         for pair in images.pairs {
             let sides = [pair.input.y.min(LARGEST_SIDE), pair.input.x.min(LARGEST_SIDE)];
@@ -114,7 +139,61 @@ impl Validation {
                 kept.push(pair);
             }
         }
-        Ok(Self { pairs: kept, count })
+        Ok(Self { pairs: kept, synthesis: Vec::new(), count })
+    }
+
+    /// Planes of pairs are taken apart.
+    fn of_synthesis(config: &Config, images: Images) -> Result<Self> {
+        let mut synthesis: Vec<Synthesis> =
+            config.tasks.iter().map(|_| Synthesis { clean: Vec::new(), real: Vec::new() }).collect();
+        let pairs = images.pairs.len();
+        for pair in images.pairs {
+            synthesis[pair.task].clean.push(normalized(pair.target, &config.data)?);
+            synthesis[pair.task].real.push(pair.input);
+        }
+        for single in images.clean {
+            synthesis[single.task].clean.push(normalized(single.plane, &config.data)?);
+        }
+        for single in images.degraded {
+            synthesis[single.task].real.push(single.plane);
+        }
+        Ok(Self { pairs: Vec::new(), synthesis, count: Count { pairs, simulated_windows: 0 } })
+    }
+
+    /// Restores (or synthesises), measures, and writes the pictures; none where there is nothing to validate on.
+    ///
+    /// # Errors
+    /// Where a result is not finite, or the picture cannot be written.
+    pub fn measure(&self, method: &dyn Method, device: Device, picture: &Path) -> Result<Option<Measured>> {
+        if self.synthesis.is_empty() {
+            let restored = self.restore(method, device);
+            let scores = Scores::mean(&self.scores(&restored)?);
+            self.write_pictures(picture, &restored)?;
+            return Ok(scores.map(|scores| Measured {
+                quality: scores.psnr_affine,
+                text: format!("{:.2} dB, SSIM {:.3}", scores.psnr_affine, scores.ssim_affine),
+                scores: Some(scores),
+            }));
+        }
+        let mut distances = Vec::new();
+        let (mut clean, mut real, mut synthetic) = (Vec::new(), Vec::new(), Vec::new());
+        for (task, images) in self.synthesis.iter().enumerate() {
+            let mut rng = Pcg64Mcg::seed_from_u64(task as u64);
+            let degrade = |plane| synthesize::degrade(method.generator(), plane, task, device, &mut rng);
+            let made: Vec<Plane> = images.clean.iter().map(degrade).collect();
+            if !made.is_empty() && !images.real.is_empty() {
+                distances.push(Statistics::of(&images.real).distance(&Statistics::of(&made)).total());
+                clean.push(images.clean[0].clone());
+                real.push(images.real[0].clone());
+                synthetic.push(made.into_iter().take(2).collect());
+            }
+        }
+        if distances.is_empty() {
+            return Ok(None);
+        }
+        synthesize::write_picture(picture, &clean, &real, &synthetic)?;
+        let mean = distances.iter().sum::<f64>() / distances.len() as f64;
+        Ok(Some(Measured { quality: -mean, scores: None, text: format!("distance from real images {mean:.3}") }))
     }
 
     /// How many planes of which kind.

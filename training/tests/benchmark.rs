@@ -133,7 +133,7 @@ fn a_benchmark_from_table_to_report() {
 
     let out = folder.join("whole");
     let stored: Results = serde_json::from_slice(&std::fs::read(out.join("results.json")).unwrap()).unwrap();
-    assert_eq!(timeless(stored), timeless(whole.clone()));
+    assert!(timeless(stored) == timeless(whole.clone()));
     let cell = out.join("cells/care-denoise-n3-s1");
     assert!(cell.join("model.onnx").exists() && cell.join("report.html").exists());
     assert!(!cell.join("checkpoints/best.safetensors").exists(), "nothing builds upon it");
@@ -163,7 +163,7 @@ fn a_benchmark_from_table_to_report() {
     }
     let (parts, done) = run(folder, TABLE, "parts", &[], usize::MAX);
     assert!(done);
-    assert_eq!(timeless(parts), timeless(whole.clone()));
+    assert!(timeless(parts) == timeless(whole.clone()));
 
     // Nothing is left to do; after a change, what it concerns.
     assert!(run(folder, TABLE, "whole", &[], 1).1);

@@ -38,6 +38,8 @@ fn shipped_configs_are_right_and_survive_the_run_folder() {
         include_str!("../configs/care-denoise.toml"),
         include_str!("../configs/denoise.toml"),
         include_str!("../configs/axial.toml"),
+        include_str!("../configs/cgan.toml"),
+        include_str!("../configs/cin-gan.toml"),
         include_str!("../configs/super-resolve.toml"),
     ] {
         let config = Config::parse(text, &[]).unwrap();

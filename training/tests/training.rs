@@ -119,7 +119,7 @@ fn a_checkpoint_of_another_network_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.safetensors");
     let small = common::smoke(&[]);
-    let position = checkpoint::Position { step: 3, best_psnr: 21.5 };
+    let position = checkpoint::Position { step: 3, best: 21.5, best_step: 2 };
     checkpoint::save(&path, small.method.build(&small, Device::Cpu).as_ref(), position, State::new()).unwrap();
     let mut same = small.method.build(&small, Device::Cpu);
     assert_eq!(checkpoint::load(&path, same.as_mut()).unwrap().0, position);

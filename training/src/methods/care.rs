@@ -7,6 +7,7 @@ use super::{Batch, Losses, Method, State, learner::Learner, training_kind};
 use crate::config::Config;
 use crate::losses;
 use crate::nets::{Net, unet::UNet};
+use anyhow::Result;
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use tch::{Device, Kind};
@@ -30,6 +31,10 @@ impl Care {
 }
 
 impl Method for Care {
+    fn begin_with(&mut self, weights: &State) -> Result<()> {
+        self.generator.begin_with(weights)
+    }
+
     fn step(&mut self, batch: &Batch, learning_rate: f64) -> Losses {
         let restored = self.generator.net().forward(&batch.input, batch.task, self.kind);
         let loss = losses::l1(&restored, &batch.target, &batch.weight);

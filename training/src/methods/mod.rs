@@ -3,6 +3,7 @@
 
 pub mod care;
 pub mod cgan;
+pub mod cin_gan;
 pub mod cycle_gan;
 pub mod deblur_gan;
 pub mod learner;
@@ -43,6 +44,14 @@ pub trait Method {
     /// Where a file that the config names cannot be used.
     fn prepare(&mut self, _config: &Config) -> Result<()> {
         Ok(())
+    }
+
+    /// Takes over the weights of a trained generator, by variable name.
+    ///
+    /// # Errors
+    /// Where they are not those of this method's generator, or it has no use for them.
+    fn begin_with(&mut self, _weights: &State) -> Result<()> {
+        anyhow::bail!("only care and cgan can begin with the weights of another model")
     }
 
     /// Trains on one batch at this learning rate. Losses are from before the step.
@@ -86,6 +95,10 @@ pub enum MethodKind {
     Care,
     /// cGAN: a U-Net trained on pairs against a conditional discriminator (Isola et al. 2017).
     Cgan,
+    /// CIN-GAN: synthesises the defects of several tasks, no pairs (Razdaibiedina et al. 2019).
+    CinGan,
+    /// The same for one task alone.
+    SeparateGan,
     /// DeblurGAN: a ResNet trained on pairs against a critic (Kupyn et al. 2018).
     DeblurGan,
     /// CycleGAN: two generators, two discriminators, no pairs (Zhu et al. 2017).
@@ -98,6 +111,7 @@ impl MethodKind {
         match self {
             Self::Care => Box::new(care::Care::new(config, device)),
             Self::Cgan => Box::new(cgan::Cgan::new(config, device)),
+            Self::CinGan | Self::SeparateGan => Box::new(cin_gan::CinGan::new(config, device)),
             Self::DeblurGan => Box::new(deblur_gan::DeblurGan::new(config, device)),
             Self::CycleGan => Box::new(cycle_gan::CycleGan::new(config, device)),
         }
@@ -107,8 +121,13 @@ impl MethodKind {
     pub fn unpaired(self) -> bool {
         match self {
             Self::Care | Self::Cgan | Self::DeblurGan => false,
-            Self::CycleGan => true,
+            Self::CycleGan | Self::CinGan | Self::SeparateGan => true,
         }
+    }
+
+    /// Whether it makes degraded images out of clean ones instead of restoring.
+    pub fn synthesises(self) -> bool {
+        matches!(self, Self::CinGan | Self::SeparateGan)
     }
 
     /// As published, for people.
@@ -116,6 +135,8 @@ impl MethodKind {
         match self {
             Self::Care => "CARE",
             Self::Cgan => "cGAN",
+            Self::CinGan => "CIN-GAN",
+            Self::SeparateGan => "separate GAN",
             Self::DeblurGan => "DeblurGAN",
             Self::CycleGan => "CycleGAN",
         }

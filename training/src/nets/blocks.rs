@@ -12,8 +12,6 @@ use tch::{Kind, Tensor, nn};
 const GAN_DEVIATION: f32 = 0.02;
 /// Slope of their LeakyReLU below 0.
 const LEAK: f64 = 0.2;
-/// PyTorch's, which is added to the variance.
-const NORM_EPSILON: f64 = 1e-5;
 
 /// A convolution with zero padding that keeps the sides ("same"), stride 1. Where several tasks share it, each has its
 /// own gain γ and offset β per output channel, z = γ_i·conv(x) + β_i: conditional instance normalisation (Dumoulin et al.
@@ -165,13 +163,16 @@ pub enum Norm {
 }
 
 impl Norm {
+    /// Added to the variance, as PyTorch does.
+    pub const EPSILON: f64 = 1e-5;
+
     /// N, C, Y, X; result of the same kind.
     pub fn forward(self, input: Tensor) -> Tensor {
         let no = None::<Tensor>;
         match self {
             Self::None => input,
             Self::Instance => {
-                input.instance_norm(no.as_ref(), no.as_ref(), no.as_ref(), no.as_ref(), true, 0.0, NORM_EPSILON, true)
+                input.instance_norm(no.as_ref(), no.as_ref(), no.as_ref(), no.as_ref(), true, 0.0, Self::EPSILON, true)
             }
         }
     }
@@ -182,7 +183,7 @@ impl Norm {
             Self::None => input.to_owned(),
             Self::Instance => {
                 let one = Tensor::ones([channels], (Kind::Float, tch::Device::Cpu));
-                graph.instance_normalization(name, input, &one, &one.zeros_like(), NORM_EPSILON as f32)
+                graph.instance_normalization(name, input, &one, &one.zeros_like(), Self::EPSILON as f32)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Networks. Each describes itself twice, side by side: `forward` in tch, `export` in ONNX.
 
 pub mod blocks;
+pub mod cin_generator;
 pub mod patch_discriminator;
 pub mod resnet_generator;
 pub mod unet;

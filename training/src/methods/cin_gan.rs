@@ -1,0 +1,155 @@
+//! CIN-GAN (Razdaibiedina et al. 2019): learns to synthesise the defects of several tasks from images that do not belong
+//! together. One generator turns clean images into degraded ones, its γ_i and β_i being the only part that knows the
+//! task; each task has a discriminator that tells the result from real degraded images;
+//! `L_G = lsgan(D_i(G_i(y, n))) + λ·content(G_i(y, n), y)`, `L_D = ½ (lsgan_real(D_i(x)) + lsgan_fake(D_i(G_i(y, n))))`,
+//! Adam (β₁ 0.5). A *separate GAN* is the same with a single task, one run a task, for the comparison.
+//!
+//! Deviations:
+//! - The generator has a noise input (nets/cin_generator.rs).
+//! - Content that needs no file (`gan.content = "pixel"`): 1 − r, r the correlation of the two images after a Gaussian of
+//!   4 pixels, patch by patch. It holds structures in place and leaves noise, blur, gain and offset to the discriminator,
+//!   which VGG16's features (`gan.content = "vgg16"`) would pull towards those of the clean image.
+//! - The discriminators have no normalisation, which would hide the amplitude of the noise from them.
+
+use super::{Batch, Losses, Method, State, learner::Learner, step_rng, training_kind};
+use crate::config::{Config, Content, Gan};
+use crate::losses::{self, GanLoss};
+use crate::nets::cin_generator::CinGenerator;
+use crate::nets::patch_discriminator::PatchDiscriminator;
+use crate::nets::{Net, vgg16::Vgg16};
+use anyhow::Result;
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+use rand_pcg::Pcg64Mcg;
+use tch::{Device, Kind, Tensor, nn};
+
+/// CIN-GAN, or a separate GAN.
+#[derive(Debug)]
+pub struct CinGan {
+    generator: Learner<CinGenerator>,
+    /// One a task.
+    discriminators: Vec<Learner<PatchDiscriminator>>,
+    vgg: Option<Vgg16>,
+    gan: Gan,
+    seed: u64,
+    device: Device,
+    kind: Kind,
+}
+
+impl CinGan {
+    /// Fresh weights from the config's seed.
+    pub fn new(config: &Config, device: Device) -> Self {
+        let (gan, tasks) = (&config.gan, config.tasks.len());
+        let mut rng = Pcg64Mcg::seed_from_u64(config.seed);
+        let mut judge_rng = Pcg64Mcg::seed_from_u64(rng.random());
+        let net = |path: &nn::Path| CinGenerator::new(path, config.net.features, gan.blocks, tasks, &mut rng.clone());
+        let generator = Learner::new(device, config.train.ema, gan.beta_1, net);
+        let mut judge = |path: &nn::Path| PatchDiscriminator::new(path, 1, &gan.discriminator, &mut judge_rng);
+        let discriminators = (0..tasks).map(|_| Learner::new(device, 0.0, gan.beta_1, &mut judge)).collect();
+        let kind = training_kind(config.train.precision, device);
+        Self { generator, discriminators, vgg: None, gan: gan.clone(), seed: config.seed, device, kind }
+    }
+
+    fn step_discriminator(&mut self, task: usize, real: &Tensor, fake: &Tensor, learning_rate: f64) -> Losses {
+        let discriminator = &mut self.discriminators[task];
+        let judge = |image: &Tensor| discriminator.net().forward(image, self.kind).scores;
+        let (real, fake) = (GanLoss::Lsgan.real(&judge(real)), GanLoss::Lsgan.fake(&judge(&fake.detach())));
+        ((&real + &fake) * 0.5).backward();
+        discriminator.step(learning_rate);
+        vec![("loss_d_real", real.detach()), ("loss_d_fake", fake.detach())]
+    }
+}
+
+/// Clean images with white noise beside them, as the generator takes them: N, 1, Y, X → N, 2, Y, X.
+pub fn with_noise(clean: &Tensor, rng: &mut Pcg64Mcg) -> Tensor {
+    let noise: Vec<f32> = StandardNormal.sample_iter(rng).take(clean.numel()).collect();
+    Tensor::cat(&[clean.shallow_clone(), Tensor::from_slice(&noise).reshape(clean.size()).to_device(clean.device())], 1)
+}
+
+impl Method for CinGan {
+    fn prepare(&mut self, config: &Config) -> Result<()> {
+        if self.gan.content == Content::Vgg16 {
+            self.vgg = Some(config.gan.load_vgg16(self.device, self.kind)?);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &Batch, learning_rate: f64) -> Losses {
+        let Batch { task, input: degraded, target: clean, .. } = batch;
+        let mut rng = step_rng(self.seed, self.generator.steps());
+        let synthetic = self.generator.net().forward(&with_noise(clean, &mut rng), *task, self.kind);
+        let judged = self.step_discriminator(*task, degraded, &synthetic, learning_rate);
+
+        let discriminator = &mut self.discriminators[*task];
+        discriminator.freeze();
+        let scores = discriminator.net().forward(&synthetic, self.kind).scores;
+        let adversarial = GanLoss::Lsgan.generator(&scores);
+        let content = match &self.vgg {
+            Some(vgg) => losses::content(&vgg.features(clean), &vgg.features(&synthetic)),
+            None => losses::decorrelation(&synthetic, clean),
+        };
+        (&adversarial + &content * self.gan.lambda_content).backward();
+        self.generator.step(learning_rate);
+        self.discriminators[*task].unfreeze();
+        let losses = [("loss_g_gan", adversarial.detach()), ("loss_content", content.detach())];
+        judged.into_iter().chain(losses).collect()
+    }
+
+    fn generator(&self) -> &dyn Net {
+        self.generator.result()
+    }
+
+    fn state(&self) -> State {
+        let mut state = State::new();
+        self.generator.add_state("generator", &mut state);
+        for (task, discriminator) in self.discriminators.iter().enumerate() {
+            discriminator.add_state(&format!("discriminator.{task}"), &mut state);
+        }
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{batch, changed, smoke};
+    use super::*;
+
+    #[test]
+    fn generator_and_discriminator_learn_apart() {
+        let mut method = CinGan::new(&smoke("separate-gan", &["gan.content=pixel"]), Device::Cpu);
+        let batch = batch(32);
+        let untouched = changed(&method.state());
+        method.step_discriminator(0, &batch.input, &batch.target, 1e-3);
+        assert_eq!(untouched(&method.state()), ["discriminator"]);
+        let untouched = changed(&method.state());
+        method.step(&batch, 0.0);
+        // At a learning rate of 0 only what is no weight moves: moments and numbers of steps. No gradient is left over.
+        assert_eq!(untouched(&method.state()), ["discriminator", "generator"]);
+        for (name, tensor) in method.state() {
+            let gradient = tensor.grad();
+            assert!(!gradient.defined() || gradient.abs().max().double_value(&[]) == 0.0, "{name}");
+        }
+    }
+
+    #[test]
+    fn tasks_share_all_but_gamma_beta_and_the_noise_kernel() {
+        let changes = ["gan.content=pixel", r#"task=["denoise", "axial"]"#, "simulate.fraction=0.0"];
+        let mut config = smoke("separate-gan", &changes[..1]);
+        config.tasks = vec![mdr::Task::Denoise, mdr::Task::Axial];
+        let mut method = CinGan::new(&config, Device::Cpu);
+        let batch = Batch { task: 1, ..batch(32) };
+        let before: State = method.state().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect();
+        method.step(&batch, 1e-2);
+        let mut touched = 0;
+        for (name, tensor) in method.state().iter().filter(|(name, _)| name.starts_with("generator.net")) {
+            let moved = |task: i64| !tensor.detach().get(task).equal(&before[name].get(task));
+            if ["gamma", "beta", "colour"].iter().any(|end| name.ends_with(end)) {
+                assert!(!moved(0), "{name} of the other task moved");
+                touched += usize::from(moved(1));
+            } else {
+                touched += usize::from(!tensor.detach().equal(&before[name]));
+            }
+        }
+        assert!(touched > 10, "{touched}");
+    }
+}
