@@ -28,8 +28,9 @@
  *   "tile": side in pixels of the tiles that the network sees; "overlap": pixels that neighbouring tiles share, at
  *   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes, by default 2048; "channel": the one channel to
  *   restore, from 0; "pixel_size_um" and "z_step_um": calibration in micrometres, which axial restoration needs;
- *   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "task": replaces
- *   the model's, such as "axial"; "slices": true where an axial model gets XZ or YZ slices that are isotropic already.
+ *   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "fitted": the
+ *   statistics of each channel as `mdr_fit_planes` gives them; "task": replaces the model's, such as "axial"; "slices":
+ *   true where an axial model gets XZ or YZ slices that are isotropic already.
  * - No panic leaves the library: it becomes MDR_STATUS_INTERNAL, and Rust prints where it was to stderr. The
  *   library installs no signal handler and keeps no state between calls but each thread's last error. A callback must
  *   return: no exception and no longjmp may leave it.
@@ -132,17 +133,73 @@ mdr_builtin_models (
     size_t * needed);
 
 /** \brief
+ *  A loaded model. It never changes, so that several threads may use one at the same time.
+ */
+typedef struct MdrModel MdrModel_t;
+
+/** \brief
+ *  Type of the samples in a pixel buffer, in the byte order of the machine.
+ */
+/** \remark Has the same ABI as `int32_t` **/
+#ifdef DOXYGEN
+typedef
+#endif
+enum MdrPixelType {
+    /** \brief
+     *  `uint8_t`
+     */
+    MDR_PIXEL_TYPE_U8 = 1,
+    /** \brief
+     *  `uint16_t`
+     */
+    MDR_PIXEL_TYPE_U16 = 2,
+    /** \brief
+     *  `float`
+     */
+    MDR_PIXEL_TYPE_F32 = 3,
+}
+#ifndef DOXYGEN
+; typedef int32_t
+#endif
+MdrPixelType_t;
+
+/** \brief
+ *  Takes the statistics by which `mdr_restore` normalises an image, so that a part of the image (a preview, one of
+ *  many blocks) can be restored as the whole would be: given as the option "fitted", they replace the part's own. Runs
+ *  no network.
+ *
+ *  `model`: the model.
+ *  `read`: as in `mdr_restore_planes`; 0 stops with MDR_STATUS_CANCELLED.
+ *  `input_type`: type of the samples that `read` hands over.
+ *  `axes`: axes of the image.
+ *  `shape`: length of each axis.
+ *  `options`: JSON object; may be NULL.
+ *  `user`: handed to `read`; may be NULL.
+ *  `buffer`: where the text goes, a JSON array with one object for each channel that is restored; may be NULL if
+ *  `capacity` is 0. The statistics are taken in every call: 100 bytes for each channel are enough for one to do.
+ *  `capacity`: bytes that `buffer` has.
+ *  `needed`: becomes the bytes that the text takes with its final NUL; may be NULL.
+ */
+MdrStatus_t
+mdr_fit_planes (
+    MdrModel_t const * model,
+    int32_t (*read)(uint64_t, uint64_t, uint64_t, void *, void *),
+    MdrPixelType_t input_type,
+    char const * axes,
+    size_t const * shape,
+    char const * options,
+    void * user,
+    char * buffer,
+    size_t capacity,
+    size_t * needed);
+
+/** \brief
  *  What went wrong in this thread's last call that returned a status; the empty text where it succeeded.
  *
  *  Never NULL. The text stays valid until this thread's next call that returns a status.
  */
 char const *
 mdr_last_error (void);
-
-/** \brief
- *  A loaded model. It never changes, so that several threads may use one at the same time.
- */
-typedef struct MdrModel MdrModel_t;
 
 /** \brief
  *  Loads the built-in model for a task.
@@ -249,32 +306,6 @@ mdr_output_shape (
     size_t * out_shape);
 
 /** \brief
- *  Type of the samples in a pixel buffer, in the byte order of the machine.
- */
-/** \remark Has the same ABI as `int32_t` **/
-#ifdef DOXYGEN
-typedef
-#endif
-enum MdrPixelType {
-    /** \brief
-     *  `uint8_t`
-     */
-    MDR_PIXEL_TYPE_U8 = 1,
-    /** \brief
-     *  `uint16_t`
-     */
-    MDR_PIXEL_TYPE_U16 = 2,
-    /** \brief
-     *  `float`
-     */
-    MDR_PIXEL_TYPE_F32 = 3,
-}
-#ifndef DOXYGEN
-; typedef int32_t
-#endif
-MdrPixelType_t;
-
-/** \brief
  *  Restores an image.
  *
  *  `model`: the model.
@@ -343,6 +374,26 @@ mdr_restore_planes (
     void * user,
     int32_t (*write)(uint64_t, uint64_t, uint64_t, void const *, void *),
     MdrPixelType_t output_type);
+
+/** \brief
+ *  Simulates an image with the defect that a task restores, for whoever has none at hand. The same on every call.
+ *
+ *  `task`: "denoise", "axial" or "super-resolve".
+ *  `output`: receives the samples without gaps; may be NULL if `output_len` is 0, and then only the text is written.
+ *  `output_len`: samples (not bytes) of `output`: 0, or the product of `shape`.
+ *  `buffer`: where the text goes, a JSON object: axes, shape, pixel_size_um and z_step_um (null for a plane); may be NULL
+ *  if `capacity` is 0; not asked for where samples are and `capacity` is 0.
+ *  `capacity`: bytes that `buffer` has.
+ *  `needed`: becomes the bytes that the text takes with its final NUL; may be NULL.
+ */
+MdrStatus_t
+mdr_sample (
+    char const * task,
+    uint16_t * output,
+    size_t output_len,
+    char * buffer,
+    size_t capacity,
+    size_t * needed);
 
 /** \brief
  *  Version of mdr, such as "0.1.0"; static text, never NULL.

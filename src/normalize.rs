@@ -34,12 +34,33 @@ pub enum Normalization {
     None,
 }
 
-/// A normalisation with its numbers: `normalised = (sample - offset) / range`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A normalisation with its numbers: `normalised = (sample - offset) / range`. In JSON the numbers are strings, such as
+/// `{"offset":"1.015e2","range":"8.3e1"}`, for what reads a JSON number may round it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fitted {
-    offset: f64,
-    /// 0 for a constant channel, which becomes 0 and is given back exactly.
-    range: f64,
+    /// What becomes 0.
+    #[serde(with = "exact")]
+    pub offset: f64,
+    /// What becomes 1, less `offset`; 0 for a constant channel, which becomes 0 and is given back exactly.
+    #[serde(with = "exact")]
+    pub range: f64,
+}
+
+/// A number as a string, which comes back as it was.
+mod exact {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&format!("{number:e}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        let text = String::deserialize(from)?;
+        let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+        number.ok_or_else(|| D::Error::custom(format!("{text:?}: expected a finite number")))
+    }
 }
 
 impl Normalization {
@@ -292,5 +313,17 @@ mod tests {
         assert_eq!(whole.fit(&mut image, 0, &mut || true).expect("ok"), Fitted { offset: 0.0, range: 4.0 });
         assert_eq!(whole.fit(&mut image, 1, &mut || true).expect("ok"), Fitted { offset: 10.0, range: 40.0 });
         assert!(matches!(whole.fit(&mut image, 1, &mut || false), Err(Error::Cancelled)));
+    }
+
+    #[test]
+    fn fitted_numbers_survive_json() {
+        let mut state = 1_u64;
+        for _ in 0..100_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let offset = (state >> 11) as f64 / 1e11;
+            let fitted = Fitted { offset, range: offset * 1e-6 };
+            let json = serde_json::to_string(&fitted).unwrap();
+            assert_eq!(serde_json::from_str::<Fitted>(&json).unwrap(), fitted, "{json}");
+        }
     }
 }

@@ -54,6 +54,10 @@ pub struct RestoreOptions {
     /// Replaces the model's normalisation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalization: Option<Normalization>,
+    /// Statistics of the channels to be restored, from [`fit_planes`], in place of the image's own: for a part of an
+    /// image that is to be restored as the whole would be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fitted: Option<Vec<Fitted>>,
     /// Replaces the model's task, for models that do not name theirs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
@@ -134,6 +138,13 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
             found: format!("{} (axes {})", info.shape.c, info.axes),
         });
     }
+    if let Some(fitted) = options.fitted.as_ref().filter(|fitted| fitted.len() != info.shape.c) {
+        return Err(Error::InvalidOption(format!(
+            "fitted: statistics of {} channels for an image of which {} are restored",
+            fitted.len(),
+            info.shape.c
+        )));
+    }
     let [z, y, x] = model.network().field().scale;
     info.shape = Shape { z: info.shape.z * z, y: info.shape.y * y, x: info.shape.x * x, ..info.shape };
     info.pixel_type = PixelType::F32;
@@ -201,13 +212,30 @@ pub(crate) fn count_tiles(model: &Model, input: &ImageInfo, options: &RestoreOpt
     Ok(Plan::new(model, input, options)?.total())
 }
 
-/// Takes the statistics of every channel to be restored, in their order. `go_on` is asked before every plane.
+/// Takes the statistics by which [`restore_planes`] normalises, one for each channel to be restored: what
+/// [`RestoreOptions::fitted`] takes. `go_on` is asked before every plane.
+///
+/// # Errors
+/// As [`restore_planes`].
+pub fn fit_planes(
+    model: &Model,
+    source: &mut dyn PlaneSource,
+    options: &RestoreOptions,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Vec<Fitted>> {
+    output_info(model, source.info(), options)?;
+    fit(model, source, options, go_on)
+}
+
 pub(crate) fn fit(
     model: &Model,
     source: &mut dyn PlaneSource,
     options: &RestoreOptions,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Fitted>> {
+    if let Some(fitted) = &options.fitted {
+        return Ok(fitted.clone());
+    }
     let normalization = options.normalization.unwrap_or(model.facts().normalization);
     channels(source.info(), options).into_iter().map(|channel| normalization.fit(source, channel, go_on)).collect()
 }

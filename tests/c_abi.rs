@@ -75,6 +75,10 @@ api! {
         Handle, *const c_void, i32, *const c_char, *const usize, *const i64, *const c_char, Progress, *mut c_void,
         *mut c_void, i32, usize
     ) -> i32;
+    mdr_sample: fn(*const c_char, *mut u16, usize, *mut c_char, usize, *mut usize) -> i32;
+    mdr_fit_planes: fn(
+        Handle, ReadPlane, i32, *const c_char, *const usize, *const c_char, *mut c_void, *mut c_char, usize, *mut usize
+    ) -> i32;
     mdr_restore_planes: fn(
         Handle, ReadPlane, i32, *const c_char, *const usize, *const c_char, Progress, *mut c_void, WritePlane, i32
     ) -> i32;
@@ -427,6 +431,65 @@ fn planes_give_the_same_bytes_in_the_promised_order() {
     }
 }
 
+/// Statistics of the whole, as text.
+fn fit(model: &Model, exchange: &mut Exchange, options: Option<&str>) -> Result<Value, Failure> {
+    let (axes, options) = (c(&exchange.axes), options.map(c));
+    let options = options.as_ref().map_or(null(), |options| options.as_ptr());
+    let (from, shape, user) = (number(exchange.input_type), exchange.shape.clone(), (&raw mut *exchange).cast());
+    let read = Some(Exchange::read as _);
+    json(|buffer, capacity, needed| {
+        // SAFETY: everything lives during the call.
+        unsafe {
+            let (axes, shape) = (axes.as_ptr(), shape.as_ptr());
+            (API.mdr_fit_planes)(model.0, read, from, axes, shape, options, user, buffer, capacity, needed)
+        }
+    })
+}
+
+#[test]
+fn statistics_taken_before_give_the_same_bytes() {
+    let model = identity();
+    for options in [r#""channel":null"#, r#""channel":1"#, r#""normalization":{"kind":"mean-std"}"#] {
+        let given = format!("{{{options}}}");
+        let request = Request::noise(Type::F32, "CZYX", &[2, 3, 20, 30]).options(&given);
+        let whole = CAbi.restore(&model, &request, &mut |_, _| true).expect("a restoration");
+        let mut go_on = |_, _| true;
+        let mut exchange = Exchange::new(&model, &request, &mut go_on).expect("an output");
+        let fitted = fit(&model, &mut exchange, Some(&given)).expect("statistics");
+        let again = format!("{{{options},\"fitted\":{fitted}}}");
+        assert_eq!(CAbi.restore(&model, &request.clone().options(&again), &mut |_, _| true), Ok(whole), "{again}");
+        // For fewer channels, or none.
+        for wrong in
+            [r#"{"fitted":[]}"#, r#"{"fitted":[{"offset":"0","range":"x"}]}"#, r#"{"fitted":[{"offset":"1"}]}"#]
+        {
+            let failure =
+                CAbi.restore(&model, &request.clone().options(wrong), &mut |_, _| true).expect_err("a refusal");
+            assert_eq!(failure.status, "InvalidOption", "{}", failure.message);
+        }
+        exchange.stop_at[0] = exchange.read.len() + 1;
+        assert_eq!(fit(&model, &mut exchange, None).expect_err("a refusal").status, "Cancelled");
+    }
+}
+
+/// A plane by itself has other percentiles than its stack; with the stack's it is restored as part of the stack.
+#[test]
+fn a_part_is_restored_as_the_whole_would_be() {
+    let model = CAbi.builtin("denoise").expect("a built-in model");
+    let mut stack = Request { output: Type::F32, ..Request::noise(Type::U16, "ZYX", &[2, 40, 48]) };
+    let Samples::U16(samples) = &mut stack.samples else { unreachable!("as asked for") };
+    samples[40 * 48..].iter_mut().for_each(|sample| *sample /= 4);
+    let second = samples[40 * 48..].to_vec();
+    let whole = CAbi.restore(&model, &stack, &mut |_, _| true).expect("a restoration").to_f32();
+    let mut go_on = |_, _| true;
+    let fitted = fit(&model, &mut Exchange::new(&model, &stack, &mut go_on).expect("an output"), None).expect("fitted");
+    let options = format!("{{\"fitted\":{fitted}}}");
+    let plane = Request { samples: Samples::U16(second), axes: "YX", shape: vec![40, 48], ..stack.clone() };
+    let alone = CAbi.restore(&model, &plane, &mut |_, _| true).expect("a restoration").to_f32();
+    assert_ne!(alone, whole[40 * 48..]);
+    let part = CAbi.restore(&model, &plane.options(&options), &mut |_, _| true).expect("a restoration").to_f32();
+    assert_eq!(part, whole[40 * 48..]);
+}
+
 #[test]
 fn a_callback_that_says_stop_is_not_called_again() {
     let model = identity();
@@ -482,7 +545,7 @@ fn library_has_every_function_of_the_header() {
         .chain(header.match_indices(" (void);"))
         .filter_map(|(end, _)| header[..end].split_whitespace().next_back())
         .collect();
-    assert_eq!(names.len(), 13, "{names:?}");
+    assert_eq!(names.len(), 15, "{names:?}");
     for name in names {
         assert!(name.starts_with("mdr_"), "{name}");
         // SAFETY: the symbol is looked up, not called.
@@ -671,6 +734,31 @@ fn restore_refuses_wrong_buffers() {
     refused(Call { options: c"{".as_ptr(), ..call() }.run(), INVALID_OPTION, "options");
     refused(Call { options: c"[8]".as_ptr(), ..call() }.run(), INVALID_OPTION, "options");
     assert_eq!(call().run(), OK, "{}", last_error());
+}
+
+#[test]
+fn samples_for_every_task() {
+    for task in ["denoise", "axial", "super-resolve"] {
+        let name = c(task);
+        // SAFETY: as for every text buffer.
+        let info = json(|buffer, capacity, needed| unsafe {
+            (API.mdr_sample)(name.as_ptr(), null_mut(), 0, buffer, capacity, needed)
+        });
+        let info = info.expect("facts");
+        let shape: Vec<usize> = serde_json::from_value(info["shape"].clone()).expect("lengths");
+        assert_eq!(info["axes"].as_str().map(str::len), Some(shape.len()));
+        let mut samples = vec![0_u16; shape.iter().product()];
+        let (start, len) = (samples.as_mut_ptr(), samples.len());
+        // SAFETY: the buffer has that many samples, or the call is refused.
+        unsafe {
+            assert_eq!((API.mdr_sample)(name.as_ptr(), start, len, null_mut(), 0, null_mut()), OK, "{}", last_error());
+            let short = (API.mdr_sample)(name.as_ptr(), start, len - 1, null_mut(), 0, null_mut());
+            refused(short, SHAPE_MISMATCH, "samples");
+            let nowhere = (API.mdr_sample)(name.as_ptr(), null_mut(), len, null_mut(), 0, null_mut());
+            refused(nowhere, INVALID_ARGUMENT, "output is NULL");
+        }
+        assert!(samples.iter().max() > Some(&120) && samples.iter().all(|&sample| sample > 0), "{task}");
+    }
 }
 
 #[test]

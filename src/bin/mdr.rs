@@ -334,6 +334,7 @@ impl Restore {
             pixel_size_um: self.pixel_size,
             z_step_um: self.z_step,
             normalization: self.normalization,
+            fitted: None,
             task: self.task,
             slices: self.slices,
         };

@@ -27,8 +27,9 @@
 //!   "tile": side in pixels of the tiles that the network sees; "overlap": pixels that neighbouring tiles share, at
 //!   least; "threads"; "memory_limit_mb": bound on the working memory in 2^20 bytes, by default 2048; "channel": the one channel to
 //!   restore, from 0; "pixel_size_um" and "z_step_um": calibration in micrometres, which axial restoration needs;
-//!   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "task": replaces
-//!   the model's, such as "axial"; "slices": true where an axial model gets XZ or YZ slices that are isotropic already.
+//!   "normalization": replaces the model's, for example {"kind":"percentile","low":2,"high":99.8}; "fitted": the
+//!   statistics of each channel as `mdr_fit_planes` gives them; "task": replaces the model's, such as "axial"; "slices":
+//!   true where an axial model gets XZ or YZ slices that are isotropic already.
 //! - No panic leaves the library: it becomes MDR_STATUS_INTERNAL, and Rust prints where it was to stderr. The
 //!   library installs no signal handler and keeps no state between calls but each thread's last error. A callback must
 //!   return: no exception and no longjmp may leave it.
@@ -46,7 +47,9 @@ mod types;
 
 pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrReadPlane, MdrStatus, MdrWritePlane};
 
-use crate::restore::{output_info, restore_planes};
+use crate::image::Sample;
+use crate::restore::{fit_planes, output_info, restore_planes};
+use crate::simulate::{sample, sample_info};
 use crate::{Error, Model, PlaneIndex, Progress, RestoreOptions, models};
 use buffer::{Buffer, Grid, Planes};
 use guard::{Failure, array, guard, model, out, text};
@@ -431,6 +434,50 @@ pub unsafe extern "C" fn mdr_restore_planes(
     })
 }
 
+/// Takes the statistics by which `mdr_restore` normalises an image, so that a part of the image (a preview, one of
+/// many blocks) can be restored as the whole would be: given as the option "fitted", they replace the part's own. Runs
+/// no network.
+///
+/// `model`: the model.
+/// `read`: as in `mdr_restore_planes`; 0 stops with MDR_STATUS_CANCELLED.
+/// `input_type`: type of the samples that `read` hands over.
+/// `axes`: axes of the image.
+/// `shape`: length of each axis.
+/// `options`: JSON object; may be NULL.
+/// `user`: handed to `read`; may be NULL.
+/// `buffer`: where the text goes, a JSON array with one object for each channel that is restored; may be NULL if
+/// `capacity` is 0. The statistics are taken in every call: 100 bytes for each channel are enough for one to do.
+/// `capacity`: bytes that `buffer` has.
+/// `needed`: becomes the bytes that the text takes with its final NUL; may be NULL.
+#[ffi_export]
+pub unsafe extern "C" fn mdr_fit_planes(
+    model: *const MdrModel,
+    read: MdrReadPlane,
+    input_type: AnyPixelType,
+    axes: *const c_char,
+    shape: *const usize,
+    options: *const c_char,
+    user: *mut c_void,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> MdrStatus {
+    guard(|| {
+        let input_type = pixel_type(input_type, "input_type")?;
+        let read = read.ok_or_else(|| Failure::argument("read is NULL"))?;
+        // SAFETY: the handle came from this library; the caller keeps the rules for text, axes and shape.
+        let (model, grid, options) =
+            unsafe { (self::model(model)?, Grid::new(text(axes, "axes")?, shape)?, self::options(options)?) };
+        // SAFETY: the caller's function with the caller's argument.
+        let mut source = Planes::new(input_type, &grid, |PlaneIndex { t, c, z }, samples| unsafe {
+            read(t as u64, c as u64, z as u64, samples, user) != 0
+        })?;
+        let fitted = fit_planes(model, &mut source, &options, &mut || true)?;
+        // SAFETY: the caller keeps the rules for text buffers.
+        unsafe { write_json(&fitted, buffer, capacity, needed) }
+    })
+}
+
 /// The caller's progress callback as the engine's.
 fn on_progress(progress: MdrProgress, user: *mut c_void) -> impl FnMut(Progress) -> bool {
     move |Progress { done, total }| match progress {
@@ -438,6 +485,54 @@ fn on_progress(progress: MdrProgress, user: *mut c_void) -> impl FnMut(Progress)
         Some(progress) => unsafe { progress(done, total, user) != 0 },
         None => true,
     }
+}
+
+/// Simulates an image with the defect that a task restores, for whoever has none at hand. The same on every call.
+///
+/// `task`: "denoise", "axial" or "super-resolve".
+/// `output`: receives the samples without gaps; may be NULL if `output_len` is 0, and then only the text is written.
+/// `output_len`: samples (not bytes) of `output`: 0, or the product of `shape`.
+/// `buffer`: where the text goes, a JSON object: axes, shape, pixel_size_um and z_step_um (null for a plane); may be NULL
+/// if `capacity` is 0; not asked for where samples are and `capacity` is 0.
+/// `capacity`: bytes that `buffer` has.
+/// `needed`: becomes the bytes that the text takes with its final NUL; may be NULL.
+#[ffi_export]
+pub unsafe extern "C" fn mdr_sample(
+    task: *const c_char,
+    output: *mut u16,
+    output_len: usize,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> MdrStatus {
+    guard(|| {
+        // SAFETY: the caller keeps the rules for text.
+        let task = unsafe { text(task, "task") }?.parse()?;
+        let info = sample_info(task);
+        let lengths: Vec<usize> = info.axes.as_str().chars().map(|letter| info.shape.axis(letter)).collect();
+        let json = json!({
+            "axes": info.axes.as_str(),
+            "shape": lengths,
+            "pixel_size_um": info.pixel_size_um,
+            "z_step_um": info.z_step_um,
+        });
+        if output_len > 0 {
+            let output = out(output, "output")?;
+            if output_len != info.shape.len() {
+                let (expected, found) = (format!("{} samples", info.shape.len()), format!("output_len {output_len}"));
+                return Err(Error::ShapeMismatch { expected, found }.into());
+            }
+            for (i, &sample) in sample(task)?.samples.iter().enumerate() {
+                // SAFETY: `output` has `output_len` samples by the caller's promise, as many as the image.
+                unsafe { output.add(i).write(u16::from_f32(sample)) };
+            }
+            if capacity == 0 {
+                return Ok(());
+            }
+        }
+        // SAFETY: the caller keeps the rules for text buffers.
+        unsafe { write_json(&json, buffer, capacity, needed) }
+    })
 }
 
 /// The text of `mdr.h`. Lives here because safer-ffi sees the functions of the crate that calls it alone; called by

@@ -3,7 +3,7 @@
 //! ```text
 //! phantom, phantom_stack   nothing → clean image       psf        microscope → point spread function, and its blur
 //! blur                     the Gaussian of a plane     sampling   binning, planes left out, interpolation
-//! camera                   photons, noise, grey values
+//! camera                   photons, noise, grey values                sample     a degraded image for each task
 //! ```
 //!
 //! [`phantom()`] draws pictures that look like fluorescence micrographs; [`PsfModel`] and [`gaussian_blur`] are the
@@ -17,6 +17,7 @@ mod camera;
 mod phantom;
 mod phantom_stack;
 mod psf;
+mod sample;
 mod sampling;
 
 pub use blur::gaussian_blur;
@@ -24,6 +25,7 @@ pub use camera::Camera;
 pub use phantom::{Phantom, phantom};
 pub use phantom_stack::phantom_stack;
 pub use psf::{PsfModel, Voxel};
+pub use sample::{sample, sample_info};
 pub use sampling::{bin, interpolate, keep_planes};
 
 use crate::{Error, Result};

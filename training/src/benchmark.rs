@@ -230,6 +230,14 @@ pub struct Options<'a> {
     pub stop: &'a dyn Fn() -> bool,
 }
 
+/// The cells of a table, in the order in which they are run, with what is known of them already. Writes nothing.
+///
+/// # Errors
+/// Where the table or a config in it is not right.
+pub fn plan(options: &Options) -> Result<Results> {
+    Ok(Plan::new(&Table::load(options.config)?, options)?.results)
+}
+
 /// Runs what is left to do of a table; gives its results, and whether that was all.
 ///
 /// # Errors

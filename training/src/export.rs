@@ -3,18 +3,21 @@
 
 use crate::checkpoint;
 use crate::config::Config;
+use crate::evaluate::Row;
 use crate::methods::Method;
 use crate::nets::Net;
 use crate::onnx::{Graph, INPUT};
 use crate::parity;
 use crate::train::{RunFolder, write};
-use crate::validate::Count;
 use anyhow::{Context, Result, bail};
 use mdr::Task;
+use mdr::metrics::Scores;
+use prost::Message;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Device;
+use tract_onnx::pb::ModelProto;
 
 /// Exports a run's checkpoint (`best` where there is one, else `last`, unless `checkpoint` names a file), as it is for
 /// a task, to `out`, by default model.onnx in the run folder (model-TASK.onnx where the run has several), and writes parity.json beside the run's other files. Gives the file's path.
@@ -32,7 +35,8 @@ pub fn export(run: &RunFolder, task: Task, checkpoint: Option<&Path>, out: Optio
     // On the CPU: CUDA's convolutions may use TF32, whose rounding the parity check would take for an error.
     let mut method = config.method.build(&config, Device::Cpu);
     checkpoint::load(&path, method.as_mut())?;
-    let scores = if path == run.best() { scores(run, &config)? } else { None };
+    // They are those of the best checkpoint alone.
+    let scores = if path == run.best() { std::fs::read_to_string(run.scores()).ok() } else { None };
     let bytes = encode(&config, method.as_ref(), task, scores.as_deref());
 
     let report = parity::compare(method.as_ref(), task, &bytes)?;
@@ -50,28 +54,30 @@ pub fn export(run: &RunFolder, task: Task, checkpoint: Option<&Path>, out: Optio
     Ok(out)
 }
 
-/// The figures of the best checkpoint, if there are any. What they were measured on is told anew from config and split,
-/// because runs of earlier versions called simulated windows images.
-fn scores(run: &RunFolder, config: &Config) -> Result<Option<String>> {
-    let Ok(text) = std::fs::read_to_string(run.scores()) else { return Ok(None) };
-    let context = || run.scores().display().to_string();
-    let mut figures: serde_json::Map<String, Value> = serde_json::from_str(&text).with_context(context)?;
-    let number = |key: &str| Some(figures.get(key)?.as_u64()? as usize);
-    let images = number("images").with_context(|| format!("{} lacks images", context()))?;
-    let count = match (number("pairs"), number("simulated_windows")) {
-        (Some(pairs), Some(simulated_windows)) => Count { pairs, simulated_windows },
-        // Of an earlier version. Windows without contrast, which were left out, are not told from pairs that were; both
-        // are rare.
-        _ => {
-            let simulate = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0);
-            let windows = simulate.map_or(0, |simulate| simulate.validation_windows.min(images));
-            Count { pairs: images - windows, simulated_windows: windows }
-        }
-    };
-    figures.insert("data".into(), count.describe(config, &run.entries()?).into());
-    figures.insert("pairs".into(), count.pairs.into());
-    figures.insert("simulated_windows".into(), count.simulated_windows.into());
-    Ok(Some(Value::Object(figures).to_string()))
+/// Adds mean figures on test images, measured by the engine, to the `mdr.metrics` of a model file, under "test"; what
+/// was there under the same name of data is replaced.
+///
+/// # Errors
+/// Where the file cannot be read or written, or is not one of mdr's.
+pub fn record(model: &Path, data: &str, rows: &[Row]) -> Result<()> {
+    let context = || model.display().to_string();
+    let mut file = ModelProto::decode(&std::fs::read(model).with_context(context)?[..]).with_context(context)?;
+    let entry = file.metadata_props.iter_mut().find(|entry| entry.key == "mdr.metrics");
+    let entry = entry.with_context(|| format!("{}: lacks mdr.metrics", context()))?;
+    let mut metrics: serde_json::Map<String, Value> = serde_json::from_str(&entry.value).with_context(context)?;
+    let mean = |scores: fn(&Row) -> Scores| Scores::mean(&rows.iter().map(scores).collect::<Vec<_>>());
+    let figures = serde_json::json!({
+        "data": data,
+        "images": rows.len(),
+        "input": mean(|row| row.input),
+        "restored": mean(|row| row.restored),
+    });
+    let tests = metrics.entry("test").or_insert_with(|| Value::Array(Vec::new()));
+    let tests = tests.as_array_mut().with_context(|| format!("{}: mdr.metrics.test is no list", context()))?;
+    tests.retain(|test| test["data"] != data);
+    tests.push(figures);
+    entry.value = Value::Object(metrics).to_string();
+    write(model, &file.encode_to_vec())
 }
 
 /// The .onnx file of a method's generator, as it is for one of the config's tasks (an index). `scores`: JSON for `mdr.metrics`.

@@ -99,6 +99,9 @@ struct Evaluate {
     /// Also write the figures of every image to this file, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Also write the mean figures into the model's metadata (mdr.metrics, "test"), under this name of the data.
+    #[arg(long, value_name = "NAME")]
+    record: Option<String>,
     /// CPU threads; all of them without it.
     #[arg(long)]
     threads: Option<usize>,
@@ -121,6 +124,9 @@ struct Train {
     /// Replace a value of the config, such as train.steps=100; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
     set: Vec<String>,
+    /// VGG16's weights for the content loss (.safetensors with torchvision's names); the same as --set gan.vgg16=FILE.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    vgg16: Option<PathBuf>,
     #[command(flatten)]
     hardware: Hardware,
 }
@@ -142,6 +148,9 @@ struct Finetune {
     /// Replace a value of the config, such as train.steps=100; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// VGG16's weights for the content loss (.safetensors with torchvision's names); the same as --set gan.vgg16=FILE.
+    #[arg(long, value_name = "FILE")]
+    vgg16: Option<PathBuf>,
     #[command(flatten)]
     hardware: Hardware,
 }
@@ -186,10 +195,10 @@ fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     keep_freed_memory();
     let result = match cli.command {
-        Command::Train(options) => run_train(&options),
-        Command::Finetune(Finetune { base, config, data, out, mut set, hardware }) => {
+        Command::Train(options) => run_train(options),
+        Command::Finetune(Finetune { base, config, data, out, mut set, vgg16, hardware }) => {
             set.push(format!("base={}", toml::Value::String(base)));
-            run_train(&Train { config: Some(config), data, out, resume: false, set, hardware })
+            run_train(Train { config: Some(config), data, out, resume: false, set, vgg16, hardware })
         }
         Command::Synthesize(options) => run_synthesize(options),
         Command::Export(options) => run_export(&options),
@@ -234,7 +243,10 @@ fn run_benchmark(options: &Benchmark) -> Result<()> {
     Ok(())
 }
 
-fn run_train(options: &Train) -> Result<()> {
+fn run_train(mut options: Train) -> Result<()> {
+    if let Some(vgg16) = &options.vgg16 {
+        options.set.push(format!("gan.vgg16={}", toml::Value::String(vgg16.display().to_string())));
+    }
     let device = options.hardware.device()?;
     stop_on_ctrl_c()?;
     let stop = |_| STOP.load(Ordering::Relaxed);
@@ -282,6 +294,9 @@ fn run_evaluate(options: &Evaluate) -> Result<()> {
     let restore = mdr::RestoreOptions { threads: options.threads, ..Default::default() };
     let rows = evaluate::evaluate(&model, &options.data, &restore)?;
     print!("{}", evaluate::table(&rows));
+    if let Some(data) = &options.record {
+        export::record(&options.model, data, &rows)?;
+    }
     if let Some(path) = &options.json {
         train::write(path, serde_json::to_string_pretty(&rows)?.as_bytes())?;
     }

@@ -254,19 +254,30 @@ fn mistakes_in_a_table_are_said_before_anything_is_trained() {
         (TABLE.replace("model = \"input\"", ""), "either config or model"),
     ] {
         std::fs::write(folder.join("table.toml"), change).unwrap();
-        let options = Options {
-            config: &folder.join("table.toml"),
-            data: &folder.join("data"),
-            out: &folder.join("out"),
-            only: &[],
-            set: &[],
-            device: Device::Cpu,
-            threads: Some(1),
-            stop: &|| panic!("trains"),
-        };
-        let error = benchmark::run(&options).map(|_| ()).unwrap_err();
+        let error = plan(&folder.join("table.toml"), &folder.join("data")).map(|_| ()).unwrap_err();
         assert!(format!("{error:#}").contains(expected), "{expected}: {error:#}");
     }
+}
+
+fn plan(config: &Path, data: &Path) -> anyhow::Result<Results> {
+    let out = data.join("never written");
+    let stop: &dyn Fn() -> bool = &|| panic!("trains");
+    let (device, threads) = (Device::Cpu, None);
+    benchmark::plan(&Options { config, data, out: &out, only: &[], set: &[], device, threads, stop })
+}
+
+#[test]
+fn shipped_tables_are_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut counts = Vec::new();
+    for name in ["table2.toml", "table2-gpu.toml"] {
+        let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name);
+        let results = plan(&table, folder.path()).unwrap();
+        let published: BTreeSet<_> = results.groups.iter().filter_map(|group| group.published.as_deref()).collect();
+        assert_eq!(published, BTreeSet::from(["CARE", "CycleGAN", "DeblurGAN", "input", "ours"]), "{name}");
+        counts.push(results.cells.len());
+    }
+    assert!(counts[0] < counts[1], "{counts:?}");
 }
 
 #[test]

@@ -41,6 +41,10 @@ fn shipped_configs_are_right_and_survive_the_run_folder() {
         include_str!("../configs/cgan.toml"),
         include_str!("../configs/cin-gan.toml"),
         include_str!("../configs/super-resolve.toml"),
+        include_str!("../configs/deblur-gan.toml"),
+        include_str!("../configs/cycle-gan-denoise.toml"),
+        include_str!("../configs/cycle-gan-axial.toml"),
+        include_str!("../configs/cycle-gan-super-resolve.toml"),
     ] {
         let config = Config::parse(text, &[]).unwrap();
         assert_eq!(Config::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);

@@ -2,10 +2,11 @@
 //! differentiated. `data/gan.npz` and `data/vgg16.safetensors` are made by `data/make_gan.py`.
 
 use mdr_train::losses::{self, GanLoss};
+use mdr_train::nets::Net;
 use mdr_train::nets::blocks::Norm;
 use mdr_train::nets::patch_discriminator::{self, PatchDiscriminator};
 use mdr_train::nets::resnet_generator::{self, ResnetGenerator};
-use mdr_train::nets::{Net, vgg16::Vgg16};
+use mdr_train::nets::vgg16::{RECIPE, Vgg16};
 use mdr_train::onnx::{Graph, INPUT};
 use rand::SeedableRng;
 use rand_distr::{Distribution, Normal};
@@ -190,6 +191,7 @@ fn a_file_that_is_not_vgg16_is_refused() {
         assert!(error.contains("torchvision.models.vgg16"), "how to make the file: {error}");
         error
     };
+    assert!(include_str!("../README.md").contains(RECIPE), "the README says the same");
     let error = load(&data("missing.safetensors"), "relu3_3");
     assert!(error.contains("missing.safetensors"), "{error}");
     let error = load(&data("vgg16.safetensors"), "relu3_4");

@@ -70,8 +70,10 @@ impl PatchDiscriminator {
         Self { layers, last: GanConv::new(&(&path / index), [channels, 1], 4, [1, 1], rng) }
     }
 
-    /// `input`: N, C, Y, X; convolutions run in `kind`.
+    /// `input`: N, C, Y, X; convolutions run in `kind`, but on a CPU in f32: for 4×4 kernels on small maps, bf16
+    /// was slower there, backwards several times so (oneDNN of torch 2.11, Xeon with AMX).
     pub fn forward(&self, input: &Tensor, kind: Kind) -> Judged {
+        let kind = if input.device() == tch::Device::Cpu { Kind::Float } else { kind };
         let mut x = channels_last(input).to_kind(kind);
         let mut features = Vec::new();
         for (conv, norm) in &self.layers {

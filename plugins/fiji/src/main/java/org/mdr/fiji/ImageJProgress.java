@@ -1,0 +1,33 @@
+package org.mdr.fiji;
+
+import ij.IJ;
+
+/** Progress → ImageJ's progress bar and status line with the remaining time; Escape cancels. */
+final class ImageJProgress implements Progress {
+    private static final long REFRESH_MS = 200;
+
+    private final String what;
+    private final long start = System.currentTimeMillis();
+    private long shown;
+
+    ImageJProgress(String what) {
+        this.what = what;
+        IJ.resetEscape();
+    }
+
+    @Override
+    public boolean update(long done, long total) {
+        long now = System.currentTimeMillis();
+        if (now - shown >= REFRESH_MS || done == total) {
+            shown = now;
+            IJ.showProgress(total == 0 ? 0 : (double) done / total);
+            String left = done == 0 ? "" : ", " + seconds((now - start) * (total - done) / done / 1000) + " left";
+            IJ.showStatus(what + ": " + done + " of " + total + " tiles" + left + " (Esc cancels)");
+        }
+        return !IJ.escapePressed() && !Thread.currentThread().isInterrupted();
+    }
+
+    private static String seconds(long seconds) {
+        return String.format("%d:%02d", seconds / 60, seconds % 60);
+    }
+}

@@ -1,0 +1,200 @@
+package org.mdr.fiji;
+
+import ij.IJ;
+import ij.ImagePlus;
+import ij.gui.GenericDialog;
+import ij.io.FileSaver;
+import ij.plugin.PlugIn;
+import java.io.File;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+
+/**
+ * Plugins ▸ Restore ▸ Restore Folder…: every TIFF file of a folder (or one file) → a restored TIFF file of the same name
+ * in another folder. The good files are done, the others are listed at the end. A large file is opened as a virtual
+ * stack.
+ */
+public class RestoreFolder_ implements PlugIn {
+    private static final String COMMAND = "Restore Folder...";
+    private static final String[] TASKS = {"denoise", "axial", "super-resolve"};
+    private static final String[] KEYS = {
+        "input", "output", "task", "model", "channel", "tile", "overlap", "memory", "keep", "overwrite"
+    };
+
+    private File input;
+    private File output;
+    private String task = TASKS[0];
+    private boolean overwrite;
+    private RestoreOptions options;
+
+    /**
+     * Restores a folder or a file: also for macros in plain ImageJ without a display, where {@code run} does not work.
+     *
+     * @param options as for the command: {@code input= output=} and more
+     * @return how many files were restored
+     */
+    public static String apply(String options) {
+        try {
+            return String.valueOf(new RestoreFolder_().read(options).restore(null));
+        } catch (RuntimeException failure) {
+            throw new Commands.Failed(COMMAND, failure);
+        }
+    }
+
+    @Override
+    public void run(String arg) {
+        String macro = Commands.macroOptions();
+        try {
+            if (macro == null) {
+                macro = ask();
+                if (macro == null) {
+                    return;
+                }
+                read(macro).restore(new ImageJProgress(COMMAND));
+            } else {
+                read(macro).restore(new ImageJProgress(COMMAND));
+            }
+        } catch (RuntimeException failure) {
+            Commands.fail(COMMAND, Commands.macroOptions() == null, failure);
+        }
+    }
+
+    /** Shows the dialog, whose fields ImageJ records; what they say as macro options, or null if cancelled. */
+    private static String ask() {
+        GenericDialog dialog = new GenericDialog(COMMAND);
+        dialog.addDirectoryField("Input", "");
+        dialog.addDirectoryField("Output", "");
+        dialog.addChoice("Task", TASKS, TASKS[0]);
+        ModelField.add(dialog, RestoreOptions.BUILT_IN);
+        dialog.addStringField("Channel", "all", 6);
+        dialog.addStringField("Tile (pixels)", "auto", 6);
+        dialog.addStringField("Overlap (pixels)", "auto", 6);
+        dialog.addStringField("Memory (MB)", "auto", 6);
+        dialog.addCheckbox("Keep source type", false);
+        dialog.addCheckbox("Overwrite files", false);
+        dialog.showDialog();
+        if (dialog.wasCanceled()) {
+            return null;
+        }
+        StringBuilder macro = new StringBuilder();
+        for (String key : new String[] {"input", "output"}) {
+            macro.append(key).append("=[").append(dialog.getNextString().trim()).append("] ");
+        }
+        macro.append("task=").append(dialog.getNextChoice());
+        for (String key : new String[] {"model", "channel", "tile", "overlap", "memory"}) {
+            macro.append(' ').append(key).append("=[").append(dialog.getNextString().trim()).append(']');
+        }
+        macro.append(dialog.getNextBoolean() ? " keep" : "").append(dialog.getNextBoolean() ? " overwrite" : "");
+        return macro.toString();
+    }
+
+    private RestoreFolder_ read(String macro) {
+        Map<String, String> given = MacroOptions.parse(macro, KEYS);
+        input = file(given.remove("input"), "input");
+        output = file(given.remove("output"), "output");
+        String asked = given.remove("task");
+        task = asked == null ? task : asked.toLowerCase(Locale.ROOT);
+        if (!Arrays.asList(TASKS).contains(task)) {
+            throw MacroOptions.wrong("task=" + asked + ": expected " + String.join(", ", TASKS));
+        }
+        String flag = given.remove("overwrite");
+        overwrite = flag != null && RestoreOptions.flag("overwrite", flag);
+        options = RestoreOptions.of(given);
+        return this;
+    }
+
+    private static File file(String path, String key) {
+        if (path == null || path.isEmpty()) {
+            throw MacroOptions.wrong(key + " is missing: expected " + key + "=[path of a folder]");
+        }
+        return new File(path);
+    }
+
+    private int restore(ImageJProgress progress) {
+        File[] files = input.isFile() ? new File[] {input} : input.listFiles(RestoreFolder_::isTiff);
+        if (files == null) {
+            throw new MdrException(MdrException.IO, input + ": no such folder");
+        }
+        if (files.length == 0) {
+            throw new MdrException(MdrException.IO, input + ": no .tif or .tiff file in this folder");
+        }
+        Arrays.sort(files);
+        try {
+            Files.createDirectories(output.toPath());
+            if (Files.isSameFile(output.toPath(), input.isFile() ? folder(input) : input.toPath())) {
+                throw MacroOptions.wrong("output is the folder of the input; choose another one");
+            }
+        } catch (IOException error) {
+            throw new MdrException(MdrException.IO, output + ": cannot be made into a folder: " + error, error);
+        }
+        List<String> failed = new ArrayList<>();
+        try (MdrModel model = options.open(task)) {
+            for (int i = 0; i < files.length; i++) {
+                String what = files[i].getName() + " (" + (i + 1) + " of " + files.length + ")";
+                try {
+                    restore(model, files[i], progress == null ? null : new ImageJProgress(what));
+                } catch (MdrException failure) {
+                    if (failure.status() == MdrException.CANCELLED) {
+                        throw failure;
+                    }
+                    failed.add(files[i].getName() + ": " + failure.getMessage());
+                }
+            }
+        }
+        IJ.showProgress(1.0);
+        if (!failed.isEmpty()) {
+            throw new MdrException(
+                    MdrException.IO,
+                    failed.size() + " of " + files.length + " files could not be restored:\n"
+                            + String.join("\n", failed));
+        }
+        return files.length;
+    }
+
+    private void restore(MdrModel model, File file, Progress progress) {
+        Path target = output.toPath().resolve(file.getName());
+        if (Files.exists(target) && !overwrite) {
+            throw new MdrException(MdrException.IO, target + " exists; add overwrite to replace it");
+        }
+        boolean large = file.length() > Runtime.getRuntime().maxMemory() / 4;
+        // ImageJ would show a dialog for a file that it cannot read.
+        IJ.redirectErrorMessages();
+        ImagePlus source = large ? IJ.openVirtual(file.getPath()) : IJ.openImage(file.getPath());
+        if (source == null) {
+            throw new MdrException(MdrException.IO, "ImageJ cannot open it");
+        }
+        ImagePlus restored = new Restorer(source, task, options).run(model, progress);
+        try {
+            // Not by createTempFile, whose files nobody else may read.
+            Path part = output.toPath().resolve("." + System.nanoTime() + "-" + file.getName());
+            try {
+                IJ.redirectErrorMessages();
+                if (!new FileSaver(restored).saveAsTiff(part.toString())) {
+                    throw new MdrException(MdrException.IO, target + ": ImageJ could not write it; see the log");
+                }
+                Files.move(part, target, StandardCopyOption.REPLACE_EXISTING);
+            } finally {
+                Files.deleteIfExists(part);
+            }
+        } catch (IOException error) {
+            throw new MdrException(MdrException.IO, target + ": " + error, error);
+        }
+    }
+
+    private static Path folder(File file) {
+        return Paths.get(file.getAbsolutePath()).getParent();
+    }
+
+    private static boolean isTiff(File file) {
+        String name = file.getName().toLowerCase(Locale.ROOT);
+        return file.isFile() && !name.startsWith(".") && (name.endsWith(".tif") || name.endsWith(".tiff"));
+    }
+}

@@ -1,0 +1,329 @@
+package org.mdr.fiji;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNotSame;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import ij.CompositeImage;
+import ij.IJ;
+import ij.ImagePlus;
+import ij.WindowManager;
+import ij.gui.Overlay;
+import ij.gui.Roi;
+import ij.io.FileSaver;
+import ij.macro.Interpreter;
+import ij.measure.Calibration;
+import java.awt.Rectangle;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** The commands in ImageJ without a display, against {@code mdr restore} of the same image. */
+class CommandTest {
+    private static final String BUILT_IN = "model=[built-in] tile=auto";
+
+    @TempDir
+    Path folder;
+
+    @BeforeEach
+    void imageJ() throws Exception {
+        Samples.registerCommands();
+        Interpreter.batchMode = true;
+    }
+
+    @AfterEach
+    void closeAll() {
+        Interpreter.batchMode = true;
+        int[] ids = WindowManager.getIDList();
+        for (int i = 0; ids != null && i < ids.length; i++) {
+            WindowManager.getImage(ids[i]).close();
+        }
+        Interpreter.batchMode = false;
+        WindowManager.setTempCurrentImage(null);
+    }
+
+    /** Runs a command as a script does. */
+    private static ImagePlus run(ImagePlus imp, String command, String options) {
+        IJ.run(imp, command, options);
+        int[] ids = WindowManager.getIDList();
+        ImagePlus result = WindowManager.getImage(ids[ids.length - 1]);
+        assertNotSame(imp, result);
+        return result;
+    }
+
+    private String model(String name, byte[] onnx) throws Exception {
+        return Files.write(folder.resolve(name), onnx).toString();
+    }
+
+    @ParameterizedTest
+    @CsvSource({"8,1,1,1", "16,1,1,1", "32,1,1,1", "8,1,3,1", "16,2,1,1", "16,2,2,2", "32,1,2,3"})
+    void pixelsAreThoseOfTheCommandLine(int bits, int c, int z, int t) throws Exception {
+        ImagePlus imp = Samples.image("sample.tif", bits, 70, 50, c, z, t);
+        ImagePlus expected = Samples.commandLine(folder, imp);
+        ImagePlus restored = run(imp, "Denoise...", BUILT_IN);
+        assertTrue(Samples.same(expected, restored));
+        assertFalse(Samples.same(imp, restored));
+        assertArrayEquals(imp.getDimensions(), restored.getDimensions());
+        assertEquals(32, restored.getBitDepth());
+        assertEquals("sample-denoise.tif", restored.getTitle());
+    }
+
+    @ParameterizedTest
+    @ValueSource(ints = {8, 16, 32})
+    void keepGivesTheTypeOfTheSource(int bits) throws Exception {
+        ImagePlus imp = Samples.image("keep.tif", bits, 64, 48, 1, 2, 1);
+        ImagePlus restored = run(imp, "Denoise...", "model=[built-in] keep");
+        assertEquals(bits, restored.getBitDepth());
+        assertTrue(Samples.same(Samples.commandLine(folder, imp, "--dtype", "same"), restored));
+    }
+
+    @Test
+    void oneChannelAndTiles() throws Exception {
+        ImagePlus imp = Samples.image("c.tif", 16, 90, 80, 3, 2, 1);
+        String options = "model=built-in channel=2 tile=64 overlap=8 memory=300";
+        ImagePlus restored = run(imp, "Denoise...", options);
+        assertEquals(1, restored.getNChannels());
+        ImagePlus expected = Samples.commandLine(
+                folder, imp, "--channel", "1", "--tile", "64", "--overlap", "8", "--memory-limit", "300");
+        assertTrue(Samples.same(expected, restored));
+        assertTrue(restored.getStack().getSliceLabel(2).startsWith("plane 4"));
+    }
+
+    @Test
+    void planesThatAreShown() throws Exception {
+        ImagePlus imp = Samples.image("p.tif", 16, 60, 40, 2, 3, 2);
+        imp.setPositionWithoutUpdate(1, 2, 2);
+        ImagePlus plane = run(imp, "Denoise...", "planes=[current plane]");
+        assertArrayEquals(new int[] {60, 40, 2, 1, 1}, plane.getDimensions());
+        ImagePlus expected = new ij.plugin.Duplicator().run(imp, 1, 2, 2, 2, 2, 2);
+        assertTrue(Samples.same(Samples.commandLine(folder, expected), plane));
+        ImagePlus stack = run(imp, "Denoise...", "planes=[current stack]");
+        assertArrayEquals(new int[] {60, 40, 2, 3, 1}, stack.getDimensions());
+        expected = new ij.plugin.Duplicator().run(imp, 1, 2, 1, 3, 2, 2);
+        assertTrue(Samples.same(Samples.commandLine(folder, expected), stack));
+    }
+
+    @Test
+    void virtualStacksStayVirtual() throws Exception {
+        ImagePlus imp = Samples.image("v.tif", 16, 64, 48, 1, 5, 1);
+        String path = folder.resolve("v.tif").toString();
+        new FileSaver(imp).saveAsTiff(path);
+        ImagePlus opened = IJ.openVirtual(path);
+        assertTrue(opened.getStack().isVirtual());
+        ImagePlus restored = run(opened, "Denoise...", BUILT_IN);
+        assertTrue(restored.getStack().isVirtual());
+        assertTrue(Samples.same(Samples.commandLine(folder, imp), restored));
+        assertTrue(Samples.same(run(opened, "Denoise...", "keep"), run(imp, "Denoise...", "keep")));
+    }
+
+    @Test
+    void whatBelongsToTheImageIsKept() {
+        ImagePlus imp = Samples.image("m.tif", 16, 64, 48, 2, 2, 2);
+        Calibration calibration = imp.getCalibration();
+        calibration.setUnit("micron");
+        calibration.pixelWidth = calibration.pixelHeight = 0.25;
+        calibration.pixelDepth = 0.75;
+        calibration.frameInterval = 1.5;
+        imp.setProperty("Info", "objective: 60x\n");
+        imp.setRoi(new Roi(5, 6, 20, 10));
+        imp.setOverlay(new Overlay(new Roi(1, 2, 3, 4)));
+        ((CompositeImage) imp).setMode(IJ.COLOR);
+        imp.setC(1);
+        imp.setDisplayRange(100, 5000);
+        ImagePlus restored = run(imp, "Denoise...", BUILT_IN);
+        assertTrue(restored.getCalibration().equals(calibration));
+        assertEquals(1.5, restored.getCalibration().frameInterval);
+        assertTrue(restored.isComposite() && ((CompositeImage) restored).getMode() == IJ.COLOR);
+        assertTrue(restored.isHyperStack());
+        for (int c = 1; c <= 2; c++) {
+            assertEquals(
+                    ((CompositeImage) imp).getChannelLut(c).toString(),
+                    ((CompositeImage) restored).getChannelLut(c).toString());
+        }
+        assertEquals(100, ((CompositeImage) restored).getChannelLut(1).min);
+        assertEquals(5000, ((CompositeImage) restored).getChannelLut(1).max);
+        assertEquals("plane 5", restored.getStack().getSliceLabel(6));
+        assertEquals(new Rectangle(5, 6, 20, 10), restored.getRoi().getBounds());
+        assertEquals(1, restored.getOverlay().size());
+        String info = (String) restored.getProperty("Info");
+        assertTrue(info.startsWith("objective: 60x\n") && info.contains("\"model\":\"mdr denoise\""), info);
+        assertEquals("objective: 60x\n", imp.getProperty("Info"));
+        assertFalse(imp.isLocked());
+    }
+
+    @Test
+    void aModelWithScaleChangesPixelSizeSelectionAndOverlay() throws Exception {
+        String model = model("twice as fine.onnx", TinyOnnx.upsample2(null));
+        ImagePlus imp = Samples.image("s.tif", 16, 30, 20, 1, 2, 1);
+        imp.getCalibration().setUnit("micron");
+        imp.getCalibration().pixelWidth = imp.getCalibration().pixelHeight = 0.5;
+        imp.setRoi(new Roi(5, 6, 10, 8));
+        imp.setOverlay(new Overlay(new Roi(1, 2, 3, 4)));
+        ImagePlus restored = run(imp, "Super-resolve...", "model=[" + model + "]");
+        assertArrayEquals(new int[] {60, 40, 1, 2, 1}, restored.getDimensions());
+        assertEquals(0.25, restored.getCalibration().pixelWidth);
+        assertEquals(new Rectangle(10, 12, 20, 16), restored.getRoi().getBounds());
+        assertEquals(new Rectangle(2, 4, 6, 8), restored.getOverlay().get(0).getBounds());
+        assertTrue(Samples.same(
+                Samples.commandLine(folder, imp, "--model", model, "--task", "super-resolve"), restored));
+    }
+
+    @Test
+    void axialMakesVoxelsIsotropic() throws Exception {
+        String model = model("axial.onnx", TinyOnnx.mean3("axial"));
+        ImagePlus imp = Samples.image("a.tif", 16, 40, 30, 1, 5, 1);
+        MdrException lacking = assertThrows(
+                MdrException.class, () -> run(imp, "Axial...", "model=[" + model + "]"));
+        assertTrue(lacking.getMessage().contains("Image > Properties"), lacking.getMessage());
+        imp.getCalibration().setUnit("micron");
+        imp.getCalibration().pixelWidth = imp.getCalibration().pixelHeight = 0.2;
+        imp.getCalibration().pixelDepth = 0.5;
+        ImagePlus restored = run(imp, "Axial...", "model=[" + model + "]");
+        assertArrayEquals(new int[] {40, 30, 1, 11, 1}, restored.getDimensions());
+        assertEquals(0.2, restored.getCalibration().pixelDepth, 1e-12);
+        assertTrue(Samples.same(Samples.commandLine(folder, imp, "--model", model), restored));
+    }
+
+    @Test
+    void replacedImagesCanBeTakenBack() {
+        ImagePlus imp = Samples.image("r.tif", 8, 64, 48, 1, 1, 1);
+        Object before = ((byte[]) imp.getProcessor().getPixels()).clone();
+        ImagePlus expected = run(imp, "Denoise...", BUILT_IN);
+        IJ.run(imp, "Denoise...", "replace");
+        assertTrue(Samples.same(expected, imp));
+        assertEquals(32, imp.getBitDepth());
+        WindowManager.setTempCurrentImage(imp);
+        ij.Undo.undo();
+        assertArrayEquals((byte[]) before, (byte[]) imp.getProcessor().getPixels());
+        ImagePlus stack = Samples.image("stack.tif", 8, 64, 48, 1, 2, 1);
+        assertThrows(MdrException.class, () -> IJ.run(stack, "Denoise...", "replace"));
+    }
+
+    @ParameterizedTest
+    @CsvSource(delimiter = ';', value = {
+        "Denoise...; model=[/no/such/file.onnx]; No such file",
+        "Denoise...; modle=[built-in]; unknown option \"modle\"",
+        "Denoise...; tile=12x; tile=12x: expected auto or",
+        "Denoise...; tile=0; tile=0",
+        "Denoise...; tile=-5; tile=-5",
+        "Denoise...; tile=; has no value",
+        "Denoise...; tile=1 tile=2; given twice",
+        "Denoise...; tile=99999999999; tile=99999999999",
+        "Denoise...; overlap=-1; overlap=-1",
+        "Denoise...; memory=1; raise the limit",
+        "Denoise...; memory=no; memory=no",
+        "Denoise...; channel=2; channel=2",
+        "Denoise...; channel=0; channel=0",
+        "Denoise...; planes=some; expected all, current stack, current plane",
+        "Denoise...; keep=yes; takes no value",
+        "Denoise...; model=[built-in; is missing",
+        "Denoise...; model=; has no value",
+        "Axial...; model=[/no/such/file.onnx] ; Image > Properties",
+        "Super-resolve...; model=[/no/such/file.onnx]; No such file",
+        "Model Info...; model=[/no/such/file.onnx]; No such file",
+        "Model Info...; tile=3; unknown option \"tile\"",
+        "Restore Folder...; input=/no/such/folder output=/tmp/x; no such folder",
+        "Restore Folder...; output=/tmp/x; input is missing",
+        "Restore Folder...; input=/tmp output=/tmp/x task=sharpen; expected denoise",
+    })
+    void whatIsWrongIsAnErrorThatAScriptCatches(String command, String options, String message) {
+        ImagePlus imp = Samples.image("e.tif", 8, 32, 32, 1, 1, 1);
+        int before = WindowManager.getImageCount();
+        MdrException failure = assertThrows(MdrException.class, () -> IJ.run(imp, command, options));
+        assertTrue(failure.getMessage().startsWith(command + ": "), failure.getMessage());
+        assertTrue(failure.getMessage().contains(message), failure.getMessage());
+        assertFalse(imp.isLocked());
+        assertEquals(before, WindowManager.getImageCount());
+    }
+
+    @Test
+    void wrongImagesAreRefused() throws Exception {
+        MdrException rgb = assertThrows(
+                MdrException.class, () -> IJ.run(IJ.createImage("rgb", "RGB", 20, 20, 1), "Denoise...", BUILT_IN));
+        assertTrue(rgb.getMessage().contains("Split Channels"), rgb.getMessage());
+        WindowManager.setTempCurrentImage(null);
+        Interpreter.batchMode = false;
+        MdrException none = assertThrows(MdrException.class, () -> IJ.run("Denoise...", BUILT_IN));
+        assertTrue(none.getMessage().contains("no image is open"), none.getMessage());
+        Interpreter.batchMode = true;
+        ImagePlus busy = Samples.image("busy", 8, 32, 32, 1, 1, 1);
+        Thread other = new Thread(busy::lockSilently);
+        other.start();
+        other.join();
+        MdrException locked = assertThrows(MdrException.class, () -> IJ.run(busy, "Denoise...", BUILT_IN));
+        assertTrue(locked.getMessage().contains("locked"), locked.getMessage());
+    }
+
+    @Test
+    void aMacroEndsAtAnError() {
+        ImagePlus imp = Samples.image("macro.tif", 8, 32, 32, 1, 1, 1);
+        WindowManager.setTempCurrentImage(imp);
+        assertEquals("[aborted]", IJ.runMacro("run('Denoise...', 'tile=none'); return 'went on';"));
+        assertEquals(
+                "[aborted]",
+                IJ.runMacro("call('org.mdr.fiji.Restore_.apply', 'tile=none'); return 'went on';"));
+    }
+
+    @Test
+    void macrosAndTheirVariables() throws Exception {
+        ImagePlus imp = Samples.image("macro.tif", 8, 64, 32, 1, 1, 1);
+        String path = folder.resolve("mäcro image.tif").toString();
+        new FileSaver(imp).saveAsTiff(path);
+        String out = IJ.runMacro("setBatchMode(true); open('" + path + "'); size = 32; m = 'built-in';"
+                + "run('Denoise...', 'model=&m tile=&size'); return getTitle() + bitDepth();");
+        assertEquals("mäcro image-denoise.tif32", out);
+    }
+
+    @Test
+    void foldersGiveTheFilesOfTheCommandLine() throws Exception {
+        Path in = Files.createDirectories(folder.resolve("ïn put"));
+        Path out = folder.resolve("out put");
+        ImagePlus a = Samples.image("a", 8, 50, 40, 1, 1, 1);
+        ImagePlus b = Samples.image("b", 16, 50, 40, 2, 2, 1);
+        new FileSaver(a).saveAsTiff(in.resolve("a.tif").toString());
+        new FileSaver(b).saveAsTiff(in.resolve("b.TIFF").toString());
+        Files.write(in.resolve("notes.txt"), new byte[3]);
+        String options = "input=[" + in + "] output=[" + out + "]";
+        assertEquals("2", RestoreFolder_.apply(options));
+        assertTrue(Samples.same(Samples.commandLine(folder, a), IJ.openImage(out.resolve("a.tif").toString())));
+        assertTrue(Samples.same(Samples.commandLine(folder, b), IJ.openImage(out.resolve("b.TIFF").toString())));
+        assertEquals(2, Files.list(out).count());
+
+        Files.write(in.resolve("c.tif"), new byte[100]);
+        MdrException failure = assertThrows(MdrException.class, () -> IJ.run("Restore Folder...", options));
+        assertTrue(failure.getMessage().contains("3 of 3") && failure.getMessage().contains("exists"));
+        failure = assertThrows(MdrException.class, () -> IJ.run("Restore Folder...", options + " overwrite keep"));
+        assertTrue(failure.getMessage().contains("1 of 3 files could not be restored:\nc.tif"), failure.getMessage());
+        assertEquals(8, IJ.openImage(out.resolve("a.tif").toString()).getBitDepth());
+        assertEquals(2, Files.list(out).count());
+        assertThrows(
+                MdrException.class, () -> RestoreFolder_.apply("input=[" + in + "] output=[" + in + "] overwrite"));
+    }
+
+    @Test
+    void factsForMacros() throws Exception {
+        assertTrue(ModelInfo_.apply("").contains("mdr denoise"));
+        String model = model("some model.onnx", TinyOnnx.mean3("axial"));
+        assertTrue(ModelInfo_.apply("model=[" + model + "]").contains("axial"));
+        // No display is needed for these either.
+        IJ.run("Model Info...", "model=[" + model + "]");
+    }
+
+    @Test
+    void aModelForAnotherTaskIsRefused() throws Exception {
+        String model = model("axial.onnx", TinyOnnx.mean3("axial"));
+        ImagePlus imp = Samples.image("t.tif", 8, 32, 32, 1, 1, 1);
+        MdrException wrong = assertThrows(
+                MdrException.class, () -> IJ.run(imp, "Denoise...", "model=[" + model + "]"));
+        assertTrue(wrong.getMessage().contains("is for axial"), wrong.getMessage());
+    }
+}

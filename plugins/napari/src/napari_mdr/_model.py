@@ -1,0 +1,271 @@
+"""numpy in, numpy out: `Model` and `restore`. Anything that can be indexed plane by plane goes in as well (dask, zarr,
+a memory map), and is never read as a whole.
+
+Only conversions happen here. Normalisation, tiles, axes and defaults are the engine's, so that the result is that of
+`mdr restore`, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+
+import numpy as np
+
+from napari_mdr import _native
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+#: Axes of an array that comes without, by its number of dimensions.
+DEFAULT_AXES = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
+
+
+class ArrayLike(Protocol):
+    """What can be indexed with integers and slices, one for each axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
+    def __getitem__(self, key: Any) -> Any: ...
+
+
+class Options(TypedDict, total=False):
+    """Options of the engine; `None`, or left out, is right for nearly all."""
+
+    #: Side in pixels of the tiles that the network sees.
+    tile: int | None
+    #: Pixels that neighbouring tiles share, at least.
+    overlap: int | None
+    #: Threads that run the network.
+    threads: int | None
+    #: Bound on the engine's working memory in MB (2^20 bytes).
+    memory_limit_mb: int | None
+    #: The one channel to restore, from 0; `None`: each on its own.
+    channel: int | None
+    #: Replaces the model's, such as {"kind": "percentile", "low": 2, "high": 99.8}.
+    normalization: dict[str, Any] | None
+    #: What `fit` returned for the whole image, where a part of it is restored.
+    fitted: list[dict[str, Any]] | None
+    #: True where an axial model gets XZ or YZ slices that are isotropic already.
+    slices: bool | None
+    #: Replaces the task of a model that does not name its own.
+    task: Literal["denoise", "axial", "super-resolve"] | None
+
+
+class Model:
+    """A model: one that is built in, or a file. It may be used from several threads at once, and pickled (a file is
+    then loaded again by its path).
+
+    >>> Model.builtin("denoise").info["name"]
+    'mdr denoise'
+    """
+
+    def __init__(self, handle: _native.Handle, origin: tuple[Callable[..., Model], tuple[Any, ...]]) -> None:
+        """Use `builtin`, `load` or `from_bytes`."""
+        self._handle = handle
+        self._origin = origin
+        self._info = handle.facts()
+
+    @classmethod
+    def builtin(cls, task: str = "denoise") -> Model:
+        """The built-in model for a task: "denoise", "axial" or "super-resolve", as far as `builtins` has them."""
+        return cls(_native.Handle.builtin(task), (cls.builtin, (task,)))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Model:
+        """An .onnx file, or a bioimage.io package (a folder, its rdf.yaml, or a .zip)."""
+        path = os.path.abspath(path)
+        return cls(_native.Handle.load(path), (cls.load, (path,)))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str = "model") -> Model:
+        """The content of an .onnx file; `name` is for messages."""
+        return cls(_native.Handle.from_memory(name, content), (cls.from_bytes, (content, name)))
+
+    @staticmethod
+    def builtins() -> list[dict[str, Any]]:
+        """Facts about each built-in model, as `info` has them."""
+        return _native.builtin_models()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Facts: name, task, axes, channels, scale (output pixels per input pixel), normalization, halo (input pixels
+        around a pixel that can change it), tile_multiple, description, license, authors, trained_on, method, metrics,
+        source, sha256."""
+        return dict(self._info)
+
+    def __repr__(self) -> str:
+        return f"<Model {self._info['name']!r}, {self._info['task']}, {self._info['source']}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
+        return _again, self._origin
+
+
+@lru_cache(maxsize=8)
+def _again(load: Callable[..., Model], arguments: tuple[Any, ...]) -> Model:
+    """A model from its pickle, loaded once in a process however many blocks come with it."""
+    return load(*arguments)
+
+
+def output_info(
+    model: Model | str,
+    axes: str,
+    shape: tuple[int, ...],
+    *,
+    pixel_size: float | tuple[float, float] | None = None,
+    **options: Unpack[Options],
+) -> dict[str, Any]:
+    """What `restore` will make of an array of this shape: axes, shape, pixel_size_um, z_step_um, and provenance (the
+    model and the options in one line of JSON)."""
+    return _model(model)._handle.output_info(axes, shape, _options(pixel_size, options))
+
+
+def restore(
+    array: ArrayLike,
+    model: Model | str = "denoise",
+    *,
+    axes: str | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+    dtype: Any = np.float32,
+    out: Any = None,
+    **options: Unpack[Options],
+) -> Any:
+    """Restores an image.
+
+    Parameters
+    ----------
+    array
+        numpy array of any strides, or anything that can be indexed plane by plane (dask, zarr, memory map), which is
+        then never in memory as a whole. Samples of 8 and 16 bit and float32 are taken as they are, others as float32.
+    model
+        a model, or the task of a built-in one.
+    axes
+        one letter out of TCZYX for each dimension, in any order; by default YX, ZYX, TZYX or TCZYX.
+    pixel_size
+        pixel size in µm, or (z step, pixel size), which axial restoration needs.
+    progress
+        called with the tiles done and the tiles in all; `False` cancels, which raises `Cancelled`.
+    dtype
+        of the result: float32, or uint8 or uint16, rounded and clamped.
+    out
+        receives the result, plane by plane, in place of a new array: anything of the right shape that can be
+        assigned to by index, such as a zarr array.
+    options
+        see `Options`.
+
+    Returns
+    -------
+    `out`, or a new array with the axes of `array` in their order, and lengths as `output_info` gives them.
+
+    Raises
+    ------
+    MdrError
+        where the engine refuses, with its reason. `Cancelled` is one.
+    """
+    model = _model(model)
+    shape = tuple(int(length) for length in array.shape)
+    axes = axes or default_axes(len(shape))
+    settings = _options(pixel_size, options)
+    shape_out = tuple(model._handle.output_info(axes, shape, settings)["shape"])
+    dtype = np.dtype(dtype if out is None else out.dtype)
+    if dtype not in _native.PIXEL_TYPES:
+        raise TypeError(f"dtype {dtype}: expected float32, uint8 or uint16")
+    if out is None:
+        result: Any = np.empty(shape_out, dtype)
+    elif tuple(out.shape) != shape_out:
+        raise ValueError(f"out has the shape {tuple(out.shape)}, expected {shape_out}")
+    else:
+        result = out
+
+    if _is_plain(array) and _is_plain(result) and result.flags.c_contiguous:
+        if not np.may_share_memory(array, result):
+            model._handle.restore(np.asarray(array), axes, settings, progress, np.asarray(result))
+            return result
+    read, given = _reader(array, axes)
+    at, flip = _plane_index(axes)
+
+    def write(t: int, c: int, z: int, plane: np.ndarray[Any, Any]) -> None:
+        result[at(t, c, z)] = plane.T if flip else plane
+
+    model._handle.restore_planes(read, given, axes, shape, settings, progress, write, dtype)
+    return result
+
+
+def fit(
+    array: ArrayLike,
+    model: Model | str = "denoise",
+    *,
+    axes: str | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
+    progress: Callable[[], Any] | None = None,
+    **options: Unpack[Options],
+) -> list[dict[str, Any]]:
+    """Takes the statistics by which `restore` normalises an image, one for each channel that is restored: given as the
+    option `fitted`, a part of the image is restored as the whole would be. `progress` is called before every plane;
+    `False` cancels."""
+    axes = axes or default_axes(len(array.shape))
+    read, given = _reader(array, axes)
+
+    def watched(t: int, c: int, z: int, plane: np.ndarray[Any, Any]) -> Any:
+        return False if progress is not None and progress() is False else read(t, c, z, plane)
+
+    shape = tuple(int(length) for length in array.shape)
+    return _model(model)._handle.fit_planes(watched, given, axes, shape, _options(pixel_size, options))
+
+
+def _plane_index(axes: str) -> tuple[Callable[[int, int, int], tuple[Any, ...]], bool]:
+    """The index of a plane, and whether its axes are X, Y instead of Y, X."""
+    upper = axes.upper()
+
+    def at(t: int, c: int, z: int) -> tuple[Any, ...]:
+        return tuple({"T": t, "C": c, "Z": z}.get(letter, slice(None)) for letter in upper)
+
+    return at, upper.index("Y") > upper.index("X")
+
+
+def _reader(array: ArrayLike, axes: str) -> tuple[_native.ReadPlane, np.dtype[Any]]:
+    """A function that reads planes, and the type that it reads them as."""
+    source = np.dtype(array.dtype).newbyteorder("=")
+    if source.kind not in "buif":
+        raise TypeError(f"array of {source}: expected integers or floats")
+    at, flip = _plane_index(axes)
+
+    def read(t: int, c: int, z: int, plane: np.ndarray[Any, Any]) -> None:
+        found = np.asarray(array[at(t, c, z)])
+        plane[...] = found.T if flip else found
+
+    return read, source if source in _native.PIXEL_TYPES else np.dtype(np.float32)
+
+
+def default_axes(ndim: int) -> str:
+    """Axes of an array that says nothing about them."""
+    if ndim not in DEFAULT_AXES:
+        raise ValueError(f"array of {ndim} dimensions: expected 2 to 5")
+    return DEFAULT_AXES[ndim]
+
+
+def _model(model: Model | str) -> Model:
+    return Model.builtin(model) if isinstance(model, str) else model
+
+
+def _options(pixel_size: float | tuple[float, float] | None, options: Any) -> dict[str, Any]:
+    if pixel_size is None:
+        return dict(options)
+    z_step, size = pixel_size if isinstance(pixel_size, tuple) else (None, pixel_size)
+    return {**options, "pixel_size_um": size, "z_step_um": z_step}
+
+
+def _is_plain(array: Any) -> bool:
+    """Whether the library can work on the memory of `array`."""
+    return (
+        isinstance(array, np.ndarray)
+        and array.dtype in _native.PIXEL_TYPES
+        and array.dtype.isnative
+        and array.flags.aligned
+        and all(stride % array.itemsize == 0 for stride in array.strides)
+    )

@@ -1,0 +1,244 @@
+"""The widget in a real napari: what it shows, its preview, its runs, and that the GUI stays alive meanwhile."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from conftest import mean_model, menu_action, noisy
+from napari_mdr import Model, restore
+from napari_mdr._preview import LARGEST_SIDE
+from napari_mdr._widget import PREVIEW
+from qtpy.QtCore import QTimer
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer(show=True)
+
+
+def open_widget(viewer):
+    """By its menu item, as a user does."""
+    menu_action(viewer, "Filter", "Restore", "Restore settings").trigger()
+    for dock in viewer.window._dock_widgets.values():
+        widget = getattr(dock, "inner_widget", lambda: None)()
+        if type(widget).__name__ == "RestoreWidget":
+            return widget
+    raise AssertionError("no widget was opened")
+
+
+def finished(qtbot, widget):
+    qtbot.waitUntil(lambda: widget._run is None, timeout=60_000)
+
+
+def test_shows_the_image_and_the_model(viewer, qtbot):
+    image = viewer.add_image(noisy(4, 64, 80), name="stack", scale=(2, 0.5, 0.5), units="µm")
+    viewer.add_points([[1, 1, 1]])
+    widget = open_widget(viewer)
+    assert widget.layer is image
+    assert [widget.image.itemText(i) for i in range(widget.image.count())] == ["stack"]
+    assert widget.axes.text() == "ZYX"
+    assert widget.understood.text() == "4 Z × 64 Y × 80 X"
+    assert widget.pixel_size.placeholderText() == "0.5"
+    assert widget.z_step.placeholderText() == "2"
+    facts = Model.builtin().info
+    assert facts["name"] in widget.facts.text()
+    assert facts["trained_on"][:30] in widget.facts.text()
+    assert f"{facts['metrics']['restored']['psnr']:.1f} dB" in widget.facts.text()
+    # Other axes, and axes that are none.
+    widget.axes.setText("CYX")
+    widget.axes.editingFinished.emit()
+    assert widget.understood.text() == "4 C × 64 Y × 80 X"
+    assert [widget.channel.itemText(i) for i in range(5)] == ["each on its own", "0", "1", "2", "3"]
+    widget.axes.setText("QYX")
+    widget.axes.editingFinished.emit()
+    assert "expected 3 different letters" in widget.understood.text()
+
+
+def test_run_equals_the_numpy_interface(viewer, qtbot):
+    image = noisy(3, 64, 80)
+    image[2] *= 4
+    viewer.add_image(image, name="stack", scale=(2, 0.5, 0.5), units="µm")
+    widget = open_widget(viewer)
+    widget.tile.setValue(128)
+    widget.run_button.click()
+    finished(qtbot, widget)
+    assert np.array_equal(viewer.layers["stack [mdr denoise]"].data, restore(image, tile=128))
+    assert viewer.layers["stack [mdr denoise]"].metadata["mdr"]["options"]["tile"] == 128
+    assert widget.status.text() == "done"
+    assert widget.run_button.isEnabled()
+
+    # One plane: where it lies in its stack, with as many axes.
+    viewer.dims.set_point(0, 4.0)
+    widget.image.setCurrentText("stack")
+    widget.extent.setCurrentText("current plane")
+    widget.run_button.click()
+    finished(qtbot, widget)
+    plane = viewer.layers[-1]
+    assert plane.data.shape == (1, 64, 80)
+    assert tuple(plane.translate) == (4, 0, 0)
+    assert np.array_equal(plane.data[0], restore(image[2], tile=128))
+
+
+def test_a_model_file(viewer, qtbot, tmp_path):
+    path = tmp_path / "mean.onnx"
+    path.write_bytes(mean_model())
+    image = noisy(64, 80)
+    viewer.add_image(image, name="image")
+    widget = open_widget(viewer)
+    widget.load_model(str(path))
+    qtbot.waitUntil(lambda: "mean of 3x3" in widget.facts.text(), timeout=10_000)
+    widget.run_button.click()
+    finished(qtbot, widget)
+    assert np.array_equal(viewer.layers[-1].data, restore(image, Model.load(path)))
+    # One that is none.
+    path.write_bytes(b"no model")
+    widget.load_model(str(path))
+    from napari.utils.notifications import notification_manager
+
+    qtbot.waitUntil(lambda: any("mean.onnx" in r.message for r in notification_manager.records), timeout=10_000)
+    assert Model.builtin().info["name"] in widget.facts.text()
+
+
+def test_a_foreign_model_gets_the_chosen_task(viewer, qtbot, tmp_path):
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(mean_model(None))
+    image = noisy(6, 40, 44)
+    viewer.add_image(image, name="stack")
+    widget = open_widget(viewer)
+    widget.load_model(str(path))
+    qtbot.waitUntil(lambda: "foreign" in widget.facts.text(), timeout=10_000)
+    widget.task.setCurrentIndex(widget.task.findData("axial"))
+    assert "pixel size and the z step" in widget.understood.text()
+    widget.pixel_size.setText("0.5")
+    widget.z_step.setText("1")
+    widget.z_step.editingFinished.emit()
+    assert widget.understood.text() == "6 Z × 40 Y × 44 X → 11 × 40 × 44"
+    widget.run_button.click()
+    finished(qtbot, widget)
+    assert viewer.layers[-1].data.shape == (11, 40, 44)
+    assert tuple(viewer.layers[-1].scale) == (0.5, 1, 1)
+
+
+def test_images_that_cannot_be_restored_are_explained(viewer, qtbot):
+    widget = open_widget(viewer)
+    assert "no image is open" in widget.understood.text()
+    assert not widget.run_button.isEnabled()
+    viewer.add_image(np.zeros((2, 2, 2, 2, 16, 16)), name="six")
+    widget.image.setCurrentText("six")
+    assert "6 dimensions: expected 2 to 5" in widget.understood.text()
+    viewer.add_image(np.zeros((16, 16, 3), np.uint8), rgb=True, name="colours")
+    widget.image.setCurrentText("colours")
+    assert "RGB" in widget.understood.text()
+    widget.run_button.click()
+    assert widget._run is None
+    viewer.layers.clear()
+    assert "no image is open" in widget.understood.text()
+
+
+def test_closing_the_viewer_stops_the_run(viewer, qtbot):
+    from napari_mdr._run import Run
+
+    viewer.add_image(noisy(60, 256, 256))
+    widget = open_widget(viewer)
+    widget.run_button.click()
+    (run,) = Run._alive
+    qtbot.waitUntil(lambda: run._report[0] > 0, timeout=30_000)
+    viewer.close()
+    qtbot.waitUntil(lambda: not run._worker.is_running, timeout=10_000)
+    assert run._report[0] < run._report[1]
+    Run._alive.clear()
+
+
+def test_cancel_leaves_no_layer(viewer, qtbot):
+    viewer.add_image(noisy(40, 256, 256))
+    widget = open_widget(viewer)
+    widget.run_button.click()
+    assert widget.cancel_button.isEnabled() and not widget.run_button.isEnabled()
+    qtbot.waitUntil(lambda: "left" in widget.status.text(), timeout=30_000)
+    asked = time.monotonic()
+    widget.cancel_button.click()
+    finished(qtbot, widget)
+    assert time.monotonic() - asked < 10
+    assert widget.status.text() == "cancelled"
+    assert len(viewer.layers) == 1
+    assert widget.run_button.isEnabled()
+
+
+def test_preview_is_what_the_run_will_give(viewer, qtbot):
+    image = noisy(3, 700, 900)
+    image[2] *= 4
+    viewer.add_image(image, name="stack", scale=(1, 0.5, 0.5), units="µm")
+    viewer.dims.set_point(0, 1)
+    widget = open_widget(viewer)
+    viewer.scene.camera.zoom = 6
+    started = time.monotonic()
+    widget.preview.setChecked(True)
+    qtbot.waitUntil(lambda: PREVIEW in viewer.layers, timeout=30_000)
+    print(f"first preview after {time.monotonic() - started:.2f} s")
+    layer = viewer.layers[PREVIEW]
+    depth, rows, columns = layer.data.shape
+    assert depth == 1 and rows <= LARGEST_SIDE and columns <= LARGEST_SIDE
+    assert layer.translate[0] == 1
+    y, x = (round(float(t / 0.5)) for t in layer.translate[1:])
+    whole = restore(image)
+    assert np.array_equal(layer.data[0], whole[1, y : y + rows, x : x + columns])
+
+    # It follows the view, the plane and the extent.
+    viewer.dims.set_point(0, 2)
+    qtbot.waitUntil(lambda: viewer.layers[PREVIEW].translate[0] == 2, timeout=30_000)
+    before = viewer.layers[PREVIEW].data
+    widget.extent.setCurrentText("current plane")
+    qtbot.waitUntil(lambda: viewer.layers[PREVIEW].data is not before, timeout=30_000)
+    y, x = (round(float(t / 0.5)) for t in viewer.layers[PREVIEW].translate[1:])
+    found = viewer.layers[PREVIEW].data[0]
+    assert np.array_equal(found, restore(image[2])[y : y + found.shape[0], x : x + found.shape[1]])
+    widget.preview.setChecked(False)
+    assert PREVIEW not in viewer.layers
+
+
+def test_settings_are_remembered(viewer, qtbot):
+    viewer.add_image(noisy(32, 32))
+    widget = open_widget(viewer)
+    widget.tile.setValue(256)
+    widget.memory.setValue(500)
+    widget.extent.setCurrentText("current plane")
+    from napari_mdr._widget import RestoreWidget
+
+    again = RestoreWidget(viewer)
+    qtbot.addWidget(again)
+    assert (again.tile.value(), again.memory.value()) == (256, 500)
+    assert again.extent.currentText() == "current plane"
+
+
+def test_settings_that_are_damaged_are_ignored(viewer, qtbot):
+    from napari_mdr._widget import RestoreWidget
+
+    widget = RestoreWidget(viewer)
+    qtbot.addWidget(widget)
+    for text in ("[", "[]", '{"tile": "big", "task": 7, "model": 3}'):
+        widget._settings().setValue("last", text)
+        qtbot.addWidget(RestoreWidget(viewer))
+
+
+def test_the_gui_thread_stays_free(viewer, qtbot):
+    """Work of the GUI thread between two ticks of a timer, in its own CPU time: waiting for a processor that other
+    programs use is not ours."""
+    viewer.add_image(noisy(12, 512, 512))
+    widget = open_widget(viewer)
+    qtbot.wait(500)
+    ticks, walls = [], []
+    timer = QTimer(interval=5)
+    timer.timeout.connect(lambda: (ticks.append(time.thread_time()), walls.append(time.monotonic())))
+    timer.start()
+    widget.run_button.click()
+    qtbot.waitUntil(lambda: "tiles" in widget.status.text(), timeout=60_000)
+    qtbot.wait(1500)
+    widget.cancel_button.click()
+    finished(qtbot, widget)
+    timer.stop()
+    longest = max(np.diff(ticks))
+    print(f"longest work of the GUI thread {1000 * longest:.0f} ms, longest pause {1000 * max(np.diff(walls)):.0f} ms")
+    assert len(ticks) > 20
+    assert longest < 0.1
