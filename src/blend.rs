@@ -19,6 +19,21 @@ impl Canvas {
         Self { samples: vec![0.0; channels * lengths.iter().product::<usize>()], channels, lengths, scale }
     }
 
+    /// Samples it holds.
+    #[expect(clippy::len_without_is_empty, reason = "images are never empty")]
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Takes the output of the only tile, which covers the whole canvas, for the samples: nothing is copied.
+    ///
+    /// # Panics
+    /// Where its length is not that of the canvas.
+    pub fn replace(&mut self, output: Vec<f32>) {
+        assert_eq!(output.len(), self.samples.len(), "the tile is not the canvas");
+        self.samples = output;
+    }
+
     /// Adds the output of the tile `index` (one number per axis Z, Y, X of `tilings`): samples in the order C, Z, Y,
     /// X over the tile's whole read, of which the part to be kept is used.
     pub fn add(&mut self, tilings: &[AxisTiling; 3], index: [usize; 3], output: &[f32]) {

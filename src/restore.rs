@@ -13,6 +13,7 @@
 use crate::axial;
 use crate::blend::Canvas;
 use crate::model::Task;
+use crate::network::RunOptions;
 use crate::normalize::Fitted;
 use crate::tiling::{AxisTiling, Constraint, reflect};
 use crate::{
@@ -36,12 +37,16 @@ pub struct RestoreOptions {
     /// blended. `None`: just what is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlap: Option<usize>,
-    /// Threads that run the network; `None`: as many as there are processors.
+    /// Threads that run the network; `None`: as many as there are processors. The result does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
     /// Bound on the working memory in MB (2^20 bytes); `None`: 2048.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit_mb: Option<u64>,
+    /// Sums up convolutions in the way that rounds least, at about half the speed: the default is off by up to some
+    /// millionths of the range of the image, this by a third of that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub precise: bool,
     /// Channel to restore, from 0; `None`: all, each on its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<usize>,
@@ -269,6 +274,7 @@ pub(crate) fn run(
             let to_caller = to_caller.clone();
             let (jobs, stop, plan) = (&jobs, &stop, &plan);
             workers.push(scope.spawn(move || {
+                let mut input = Vec::new();
                 loop {
                     let job = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
                     let Ok(job) = job else { return };
@@ -276,7 +282,7 @@ pub(crate) fn run(
                         return;
                     }
                     // A worker that died would be waited for.
-                    let output = catch_unwind(AssertUnwindSafe(|| plan.run(model, &job)))
+                    let output = catch_unwind(AssertUnwindSafe(|| plan.run(model, &job, &mut input)))
                         .unwrap_or_else(|_| Err(Error::Inference("a worker panicked".into())));
                     if to_caller.send((job, output)).is_err() {
                         return;
@@ -318,6 +324,7 @@ pub(crate) fn run(
         drop(to_workers);
         // The scope would wait for the end of their work alone; a host may unload the library right after this call.
         let panicked = workers.into_iter().filter_map(|worker| worker.join().err()).count();
+        model.network().release();
         if panicked == 0 { outcome } else { Err(Error::Inference("a worker stopped without a result".into())) }
     })
 }
@@ -326,7 +333,10 @@ pub(crate) fn run(
 struct Plan {
     tilings: [AxisTiling; 3],
     scale: [usize; 3],
+    /// Tiles that run at once.
     threads: usize,
+    /// How each of them is run.
+    run: RunOptions,
     /// Channels of the source to be restored.
     channels: Vec<usize>,
     /// Channels the network takes at once.
@@ -358,6 +368,7 @@ impl Plan {
             tilings: whole,
             scale: field.scale,
             threads: 1,
+            run: RunOptions { threads, precise: options.precise },
             together: model.facts().channels,
             volumetric,
             shape,
@@ -389,32 +400,29 @@ impl Plan {
             });
         }
         if field.halo.is_none() {
-            plan.threads = threads.min(plan.total() as usize);
-            let tile = plan.tile_memory(model);
-            while plan.threads > 1 && plan.memory(tile) > limit {
-                plan.threads -= 1;
-            }
+            let tile = plan.tile_memory(model, 1);
             if plan.memory(tile) > limit {
                 let reason = field.reason.as_deref().unwrap_or("unknown");
                 return Err(impossible(plan.memory(tile), &format!("this model cannot be tiled ({reason}) and")));
             }
+            plan.spread(model, threads, limit);
             return Ok(plan);
         }
 
-        // Every candidate side with every number of threads; the least work per thread that fits wins.
+        // Of every candidate side the one with the least work that fits. Which tiles there are depends on the image
+        // and the limit alone, not on the threads: the result must not.
         let longest = padded.into_iter().max().unwrap_or(1);
         let overlap = options.overlap.unwrap_or(0).min(longest);
+        let largest = if network.is_streamed() { LARGEST_STREAMED_TILE } else { LARGEST_TILE };
         let sides: Vec<usize> = match options.tile {
             Some(tile) => vec![tile.min(longest)],
             None => {
                 let parts = (1..=8).map(|parts| padded[1].max(padded[2]).div_ceil(parts));
-                parts
-                    .chain([1024, 768, 512, 384, 256, 192, 128, 96, 64, 32, 1])
-                    .filter(|&s| s <= LARGEST_TILE)
-                    .collect()
+                let usual = [4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 32, 1];
+                parts.chain(usual).filter(|&side| side <= largest).collect()
             }
         };
-        let mut best: Option<(u64, Self)> = None;
+        let mut best: Option<(u64, [AxisTiling; 3])> = None;
         let mut smallest = u64::MAX;
         for side in sides {
             plan.tilings = [0, 1, 2].map(|axis| {
@@ -422,31 +430,59 @@ impl Plan {
                 let tiling = AxisTiling::new(len, side, overlap, constraint);
                 if options.tile.is_some() { tiling } else { tiling.balanced(len, overlap, constraint) }
             });
-            let tile = plan.tile_memory(model);
-            for count in 1..=threads.min(plan.total().try_into().unwrap_or(usize::MAX)) {
-                plan.threads = count;
-                let memory = plan.memory(tile);
-                smallest = smallest.min(memory);
-                if memory > limit {
-                    break;
-                }
-                let area: u64 = plan.tilings.iter().map(|tiling| tiling.side() as u64).product();
-                let work = plan.total().div_ceil(count as u64).saturating_mul(area + TILE_OVERHEAD);
-                if best.as_ref().is_none_or(|(least, _)| work < *least) {
-                    best =
-                        Some((work, Self { tilings: plan.tilings.clone(), channels: plan.channels.clone(), ..plan }));
-                }
+            let tile = plan.tile_memory(model, 1);
+            smallest = smallest.min(plan.memory(tile));
+            if plan.memory(tile) > limit {
+                continue;
+            }
+            // Rather small tiles than few threads.
+            let crowded = if network.is_streamed() {
+                plan.memory(plan.tile_memory(model, USUAL_THREADS)) > limit
+            } else {
+                let several = Self {
+                    threads: USUAL_THREADS,
+                    tilings: plan.tilings.clone(),
+                    channels: plan.channels.clone(),
+                    ..plan
+                };
+                several.memory(tile) > limit
+            };
+            let area: u64 = plan.tilings.iter().map(|tiling| tiling.side() as u64).product();
+            let work =
+                plan.total().saturating_mul(area + TILE_OVERHEAD).saturating_mul(if crowded { CROWDED } else { 1 });
+            if best.as_ref().is_none_or(|(least, _)| work < *least) {
+                best = Some((work, plan.tilings.clone()));
             }
         }
-        best.map(|(_, plan)| plan).ok_or_else(|| impossible(smallest, "this image with this model"))
+        let (_, tilings) = best.ok_or_else(|| impossible(smallest, "this image with this model"))?;
+        plan.tilings = tilings;
+        plan.spread(model, threads, limit);
+        Ok(plan)
     }
 
-    /// Bytes that one thread needs for a tile; what the allocator keeps of what was freed is as much again.
-    fn tile_memory(&self, model: &Model) -> u64 {
+    /// Gives every thread a tile of its own where there are many tiles, else several threads to a tile.
+    fn spread(&mut self, model: &Model, threads: usize, limit: u64) {
+        let total = usize::try_from(self.total()).unwrap_or(usize::MAX);
+        self.threads = if model.network().is_streamed() && total < 2 * threads { 1 } else { threads.min(total) };
+        self.run.threads = threads / self.threads;
+        while self.threads > 1 && self.memory(self.tile_memory(model, self.run.threads)) > limit {
+            self.threads -= 1;
+        }
+        self.run.threads = threads / self.threads;
+        while self.run.threads > 1 && self.memory(self.tile_memory(model, self.run.threads)) > limit {
+            self.run.threads -= 1;
+        }
+    }
+
+    /// Bytes that a tile needs while so many threads run it. Where tract runs it, what the allocator keeps of what was freed is as
+    /// much again.
+    fn tile_memory(&self, model: &Model, team: usize) -> u64 {
         let tile = [0, 1, 2].map(|axis| self.tilings[axis].side());
         let scale = 1 + self.scale.iter().product::<usize>();
-        let buffers = product(&[2 * 4 * self.together * scale, tile[0], tile[1], tile[2]]);
-        model.network().memory_bytes(tile).saturating_add(buffers).saturating_mul(2)
+        let buffers = product(&[4 * self.together * scale, tile[0], tile[1], tile[2]]);
+        let run = RunOptions { threads: team, ..self.run };
+        let needed = model.network().memory_bytes(tile, run).saturating_add(buffers);
+        if model.network().is_streamed() { needed } else { needed.saturating_mul(2) }
     }
 
     /// Bytes at the peak: the tiles that run, and the planes under way. Too many for u64 count as its maximum.
@@ -496,12 +532,21 @@ impl Plan {
         (tile / (x * y * z), [tile / (x * y) % z, tile / x % y, tile % x])
     }
 
-    /// Cuts a tile, pads it, and runs the network: samples in the order C, Z, Y, X.
-    fn run(&self, model: &Model, job: &Job) -> Result<Vec<f32>> {
+    /// Cuts a tile, pads it, and runs the network: samples in the order C, Z, Y, X. `input` is reused.
+    fn run(&self, model: &Model, job: &Job, input: &mut Vec<f32>) -> Result<Vec<f32>> {
         let (group, index) = self.position(job.tile);
         let reads = [0, 1, 2].map(|axis| self.tilings[axis].spans[index[axis]].read.clone());
         let lengths = job.unit.lengths;
-        let mut input = Vec::with_capacity(self.together * reads.iter().map(|read| read.len()).product::<usize>());
+        let tile = reads.clone().map(|read| read.len());
+        let network = model.network();
+        let mut output = Vec::new();
+        if tile == lengths {
+            let samples = self.together * lengths.iter().product::<usize>();
+            network.run_into(&job.unit.samples[group * samples..][..samples], tile, &mut output, self.run)?;
+            return Ok(output);
+        }
+        input.clear();
+        input.reserve_exact(self.together * tile.iter().product::<usize>());
         for channel in group * self.together..(group + 1) * self.together {
             for z in reads[0].clone() {
                 for y in reads[1].clone() {
@@ -513,12 +558,23 @@ impl Plan {
                 }
             }
         }
-        model.network().run(&input, reads.map(|read| read.len()))
+        network.run_into(input, tile, &mut output, self.run)?;
+        Ok(output)
     }
 }
 
-/// No tile is chosen larger than this: beyond it halos cost little, and touching new memory costs a lot.
+/// No tile is chosen larger than this where tract runs it: beyond it halos cost little, and touching new memory costs
+/// a lot.
 const LARGEST_TILE: usize = 640;
+
+/// The same where memory hardly depends on the tile; still, progress is seen and a run can be cancelled between tiles.
+const LARGEST_STREAMED_TILE: usize = 4096;
+
+/// Threads that memory is planned for before it is known how many there are.
+const USUAL_THREADS: usize = 4;
+
+/// How many times the work counts where memory is too small for those.
+const CROWDED: u64 = 2;
 
 /// Bytes that are there before the first pixel: the program, the model and its plan.
 const OVERHEAD: u64 = 32 << 20;
@@ -666,7 +722,12 @@ impl Open {
         self.early.insert(tile, output);
         while let Some(output) = self.early.remove(&self.next) {
             let (group, index) = plan.position(self.next);
-            self.canvases[group].add(&plan.tilings, index, &output);
+            let canvas = &mut self.canvases[group];
+            if plan.tilings.iter().all(|tiling| tiling.spans.len() == 1) && output.len() == canvas.len() {
+                canvas.replace(output);
+            } else {
+                canvas.add(&plan.tilings, index, &output);
+            }
             self.next += 1;
         }
     }

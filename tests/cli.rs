@@ -323,10 +323,10 @@ fn the_memory_limit_binds() {
     place.put("unet.onnx", &unet(1, 16));
     place.put_image("in.tif", &plane(512, 512, 3));
     let limited =
-        |options: &str| format!("in.tif -o out.tif --model unet.onnx --memory-limit 48 --threads 1 {options}");
+        |options: &str| format!("in.tif -o out.tif --model unet.onnx --memory-limit 40 --threads 1 {options}");
     place.refuses(
         &format!("restore {}", limited("--tile 512")),
-        &["in.tif: memory limit 48 MB", "about", "raise the limit"],
+        &["in.tif: memory limit 40 MB", "about", "raise the limit"],
     );
     place.restores(&limited(""));
     place.put("norm.onnx", &instance_norm());

@@ -40,6 +40,9 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Time every step of the network on an image of this side instead, in one thread
+        #[arg(long, value_name = "SIZE", conflicts_with = "json", value_parser = clap::value_parser!(u16).range(1..=8192))]
+        profile: Option<u16>,
     },
     /// List the built-in models
     Models,
@@ -84,6 +87,9 @@ struct Restore {
     /// Bound on the working memory [default: 2048]
     #[arg(long, value_name = "MB")]
     memory_limit: Option<u64>,
+    /// Round as little as can be, at about half the speed; the default is off by some millionths of the image's range
+    #[arg(long)]
+    precise: bool,
     /// Axes of the pages where the file does not say, out of TCZYX
     #[arg(long, value_name = "TCZYX", value_parser = Axes::parse)]
     axes: Option<Axes>,
@@ -201,7 +207,7 @@ fn main() -> ExitCode {
     }
     let outcome = catch_unwind(|| match command {
         Command::Restore(arguments) => arguments.run(),
-        Command::Info { model, json } => info(&model, json),
+        Command::Info { model, json, profile } => info(&model, json, profile.map(usize::from)),
         Command::Models => list_models(),
         Command::Evaluate(arguments) => arguments.run(),
         Command::Demo { dir } => demo(&dir),
@@ -330,6 +336,7 @@ impl Restore {
             overlap: self.overlap.0,
             threads: self.threads,
             memory_limit_mb: self.memory_limit,
+            precise: self.precise,
             channel: self.channel,
             pixel_size_um: self.pixel_size,
             z_step_um: self.z_step,
@@ -414,12 +421,15 @@ fn tiffs_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn info(model: &Path, json: bool) -> Outcome {
+fn info(model: &Path, json: bool, side: Option<usize>) -> Outcome {
     let task = model.to_str().and_then(|name| name.parse::<Task>().ok());
     let model = match task {
         Some(task) if !model.exists() => Model::builtin(task)?,
         _ => Model::load(model)?,
     };
+    if let Some(side) = side {
+        return profile(&model, side);
+    }
     let facts = serde_json::to_value(model.facts()).expect("facts are plain data");
     if json {
         return print(&format!("{facts:#}\n"));
@@ -434,6 +444,19 @@ fn info(model: &Path, json: bool) -> Outcome {
         };
         text += &format!("{:22}{value}\n", key.replace('_', " "));
     }
+    print(&text)
+}
+
+/// Milliseconds, share and nanoseconds per pixel of every step.
+fn profile(model: &Model, side: usize) -> Outcome {
+    let steps = model.network().profile([1, side, side])?;
+    let total: u64 = steps.iter().map(|(_, spent)| spent).sum();
+    let line = |name: &str, spent: u64| {
+        let (spent, share) = (spent as f64, 100.0 * spent as f64 / total.max(1) as f64);
+        format!("{:9.2} ms {share:5.1} % {:8.2} ns/pixel  {name}\n", spent / 1e6, spent / (side * side) as f64)
+    };
+    let mut text: String = steps.iter().map(|(name, spent)| line(name, *spent)).collect();
+    text += &line("all", total);
     print(&text)
 }
 

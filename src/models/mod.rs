@@ -3,7 +3,11 @@
 use crate::Task;
 
 /// Built-in models: task and ONNX file, the latter written by `mdr-train` from `training/configs/TASK.toml`.
-const BUILTIN: &[(Task, &[u8])] = &[(Task::Denoise, include_bytes!("denoise.onnx"))];
+const BUILTIN: [(Task, &[u8]); 3] = [
+    (Task::Denoise, include_bytes!("denoise.onnx")),
+    (Task::Axial, include_bytes!("axial.onnx")),
+    (Task::SuperResolve, include_bytes!("super-resolve.onnx")),
+];
 
 /// The built-in ONNX file for a task.
 pub fn builtin(task: Task) -> Option<&'static [u8]> {

@@ -2,7 +2,6 @@
 //! operator runs, plus the scratch of convolutions, tract's and our own. An operator that works element by element overwrites an
 //! input that nobody needs afterwards, as tract does. Weights are not counted: they are there once, for all runs.
 
-use super::conv;
 use super::graph::{Graph, Node};
 use super::halo::{Trace, Value};
 use std::collections::HashMap;
@@ -43,7 +42,7 @@ pub(super) fn peak_bytes(graph: &Graph, trace: &Trace) -> u64 {
         } else {
             0
         };
-        peak = peak.max(alive + made - reused + scratch(graph, node, trace));
+        peak = peak.max(alive + made - reused + scratch(node, trace));
         alive += made;
         for name in &dying[step] {
             alive = alive.saturating_sub(bytes(name));
@@ -80,27 +79,13 @@ fn in_place(op: &str) -> bool {
 }
 
 /// What is allocated while an operator runs, beside the result; found by measuring.
-fn scratch(graph: &Graph, node: &Node, trace: &Trace) -> u64 {
+fn scratch(node: &Node, trace: &Trace) -> u64 {
     let shape = |name: Option<&String>| trace.values.get(name?.as_str())?.shape.clone();
     let (Some(input), Some(output)) = (shape(node.inputs.first()), shape(node.outputs.first())) else { return 0 };
     let weight = shape(node.inputs.get(1)).unwrap_or_default();
     let product = |dims: &[usize]| dims.iter().map(|&d| d as u64).product::<u64>();
     match node.op.as_str() {
         "Conv" if weight.len() > 2 && output.len() > 2 => {
-            let sizes = |name: &str, default: usize| match node.ints(name) {
-                Some(sizes) => sizes.iter().map(|&size| usize::try_from(size).unwrap_or(usize::MAX)).collect(),
-                None => vec![default; weight.len() - 2],
-            };
-            let kind = conv::Kind {
-                kernel: &weight[2..],
-                strides: &sizes("strides", 1),
-                dilations: &sizes("dilations", 1),
-                groups: usize::try_from(node.int("group", 1)).unwrap_or(usize::MAX),
-            };
-            let constant = node.inputs[1..].iter().all(|name| name.is_empty() || graph.constants.contains_key(name));
-            if let Some(bytes) = conv::scratch_bytes(&kind, input[1], output[output.len() - 1]).filter(|_| constant) {
-                return bytes;
-            }
             let kernel = product(&weight[2..]);
             let unrolled = 4 * input[1] as u64 * kernel * product(&output[2..]);
             let padded = node.ints("pads").is_some_and(|p| p.iter().any(|&p| p != 0))

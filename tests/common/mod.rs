@@ -363,13 +363,18 @@ pub fn unet(depth: usize, features: usize) -> Vec<u8> {
 }
 
 /// As [`unet`], in a network that was begun.
-pub fn unet_with(mut net: Net, depth: usize, features: usize) -> Vec<u8> {
+pub fn unet_with(net: Net, depth: usize, features: usize) -> Vec<u8> {
+    unet_with_kernel(net, depth, features, 3)
+}
+
+/// As [`unet_with`], with other kernels.
+pub fn unet_with_kernel(mut net: Net, depth: usize, features: usize, kernel: usize) -> Vec<u8> {
     let mut skips = vec![];
     let (mut x, mut from) = ("image".to_owned(), 1);
     for level in 0..=depth {
         let width = features << level;
         for _ in 0..2 {
-            let y = net.conv(&x, from, width, 3);
+            let y = net.conv(&x, from, width, kernel);
             x = net.op("Relu", &[&y], &[]);
             from = width;
         }
@@ -383,7 +388,7 @@ pub fn unet_with(mut net: Net, depth: usize, features: usize) -> Vec<u8> {
         x = net.op("Concat", &[&up, &skip], &[("axis", Attribute::Int(1))]);
         from += width;
         for _ in 0..2 {
-            let y = net.conv(&x, from, width, 3);
+            let y = net.conv(&x, from, width, kernel);
             x = net.op("Relu", &[&y], &[]);
             from = width;
         }

@@ -17,7 +17,7 @@ use tch::Device;
 /// Where the run cannot be used, or there is nothing to degrade.
 pub fn augment(images: &mut Images, settings: &Augment, config: &Config, device: Device) -> Result<()> {
     let synthesizer = Synthesizer::load(Path::new(&settings.run), device).context("augment.run")?;
-    let mut rng = Pcg64Mcg::seed_from_u64(config.seed ^ 0x5EED_A06);
+    let mut rng = Pcg64Mcg::seed_from_u64(config.seed ^ 0x05EE_DA06);
     for (task, name) in config.tasks.iter().enumerate() {
         let learnt = synthesizer.config.task_index(*name).context("augment.run")?;
         let mut clean: Vec<(String, f64, Plane)> = Vec::new();

@@ -9,7 +9,7 @@ use crate::nets::Net;
 use crate::onnx::{Graph, INPUT};
 use crate::parity;
 use crate::train::{RunFolder, write};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use mdr::Task;
 use mdr::metrics::Scores;
 use prost::Message;
@@ -27,6 +27,11 @@ use tract_onnx::pb::ModelProto;
 pub fn export(run: &RunFolder, task: Task, checkpoint: Option<&Path>, out: Option<&Path>) -> Result<PathBuf> {
     let config = Config::load(&run.config(), &[])?;
     let task = config.task_index(task)?;
+    ensure!(
+        !config.method.synthesises(),
+        "{} degrades images, mdr restores them: its checkpoints are for mdr-train synthesize and for [augment]",
+        config.method.published_name()
+    );
     let path = match checkpoint {
         Some(path) => path.to_owned(),
         None if run.best().exists() => run.best(),

@@ -258,7 +258,10 @@ fn run_train(mut options: Train) -> Result<()> {
     if !outcome.finished {
         bail!("stopped at step {}; continue with --resume", outcome.position.step);
     }
-    for task in Config::load(&run.config(), &[])?.tasks {
+    let config = Config::load(&run.config(), &[])?;
+    // A synthesiser is no model that mdr could run.
+    let exported = config.tasks.iter().filter(|_| !config.method.synthesises());
+    for &task in exported {
         println!("{}", export::export(&run, task, None, None)?.display());
     }
     report::write_report(&run)

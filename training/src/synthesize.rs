@@ -191,7 +191,7 @@ impl Statistics {
     pub fn of(planes: &[Plane]) -> Self {
         let mut histogram = vec![0.0; 40];
         let (mut sums, mut counts) = (vec![0.0; 10], vec![0.0; 10]);
-        let mut power: Option<Tensor> = None;
+        let (mut power, mut windows) = (None::<Tensor>, 0.0);
         let mut total = 0.0;
         for plane in planes {
             for &sample in &plane.samples {
@@ -216,6 +216,7 @@ impl Statistics {
                 if plane.y >= SIDE && plane.x >= SIDE {
                     let window = windowed_power(&plane.crop([y, x], [SIDE; 2]));
                     power = Some(power.map_or_else(|| window.shallow_clone(), |sum| sum + &window));
+                    windows += 1.0;
                 }
             }
         }
@@ -225,7 +226,7 @@ impl Statistics {
         Self {
             histogram,
             noise_variance: noise_variance.collect(),
-            spectrum: power.map_or_else(Vec::new, |p| radial(&p)),
+            spectrum: power.map_or_else(Vec::new, |power| radial(&(power / windows))),
         }
     }
 
@@ -328,6 +329,9 @@ fn two_sample(a: &Tensor, b: &Tensor, rng: &mut Pcg64Mcg) -> (f64, f64) {
 }
 
 /// Rows of clean | real degraded | synthetic …, each scaled by its own percentiles 0.1 and 99.9.
+///
+/// # Errors
+/// Where a sample is not finite, or the file cannot be written.
 pub fn write_picture(path: &Path, clean: &[Plane], real: &[Plane], synthetic: &[Vec<Plane>]) -> Result<()> {
     let crop = |plane: &Plane| {
         let sides = [plane.y.min(SIDE), plane.x.min(SIDE)];
@@ -354,7 +358,7 @@ pub fn write_picture(path: &Path, clean: &[Plane], real: &[Plane], synthetic: &[
                     samples: &plane.samples,
                     shape: (plane.y, plane.x),
                     display: (low, high),
-                    caption: caption.into(),
+                    caption,
                 })
                 .collect::<Vec<_>>(),
         );

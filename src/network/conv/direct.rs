@@ -1,286 +1,417 @@
-//! A convolution of stride 1 by its definition: C, Y, X in, C, Y, X out, all f32. The input rows under the kernel are
-//! copied, with zeros around them, into a ring of rows in which all channels of a row lie together; the arithmetic
-//! (`simd`) then meets no border, and reads a small piece of memory over and over instead of planes far apart. Wide
-//! images are done in strips, so that the ring stays in the cache.
+//! Convolutions by their definition, for every kernel, stride and dilation: one output row at a time, in two ways.
+//!
+//! *Spread*: a register tile of pixels by vectors of output channels is kept while all taps and input channels are
+//! added to it; each input sample is spread over a vector and meets a vector of weights. *Gathered*: for results of a
+//! few channels, which lie in planes, vectors run along the input channels and are summed up at the end. Inputs in
+//! planes and results in planes are left to a plain loop: no network has many such.
+//!
+//! A transposed convolution of stride s is s² ordinary ones, each of which makes every s-th pixel of every s-th row.
 
-use super::simd::{Isa, MAX_LANES, Row};
-use std::cell::RefCell;
+use super::simd::{Isa, VECTORS, Vector};
+use super::view::{Activation, View};
 
-/// Longest side of a kernel.
-pub(super) const MAX_KERNEL: usize = 15;
-/// Samples in the ring that leave a cache of 512 KiB room for the weights.
-const RING_SAMPLES: usize = 1 << 16;
-/// Narrowest strip: three vectors.
-const MIN_STRIP: usize = 3 * MAX_LANES;
-
-thread_local! {
-    /// The ring, kept from one convolution to the next.
-    static RING: RefCell<Vec<f32>> = const { RefCell::new(vec![]) };
+/// A window that slides over an image, along Y and X.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window {
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub dilation: [usize; 2],
+    /// Zeros before the first pixel; negative where the first pixels are skipped.
+    pub before: [isize; 2],
 }
 
-/// Weights and bias, ready for one [`Isa`].
+impl Window {
+    /// First input position under the window of output `at`.
+    pub(super) fn first(&self, axis: usize, at: usize) -> isize {
+        (at * self.stride[axis]) as isize - self.before[axis]
+    }
+
+    /// Position after the last one under it.
+    pub(super) fn end(&self, axis: usize, at: usize) -> isize {
+        let last = self.kernel[axis].saturating_sub(1) * self.dilation[axis];
+        self.first(axis, at) + last as isize + 1
+    }
+}
+
+/// Where results go: every `step`-th pixel from `first` on, `count` of them.
+#[derive(Clone, Copy)]
+pub(super) struct Pixels {
+    pub row: usize,
+    pub first: usize,
+    pub step: usize,
+    pub count: usize,
+}
+
+/// Weights and bias, packed.
+#[derive(Clone, PartialEq)]
 pub(super) struct Direct {
-    isa: Isa,
-    inputs: usize,
-    /// Rows and columns of the kernel.
-    kernel: [usize; 2],
+    pub window: Window,
+    /// Channels of each source.
+    inputs: Vec<usize>,
+    pub outputs: usize,
+    /// Whether the result lies in planes.
+    gathered: bool,
+    /// Spread: [group of up to `VECTORS` vectors of outputs][row][source and its channel][column][output];
+    /// gathered: [output][row][source and its block of channels][column][lane]; plain: as gathered, one lane.
     weights: Vec<f32>,
     bias: Vec<f32>,
+    pub activation: Activation,
 }
 
-/// Where a convolution's input and output lie relative to each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Geometry {
-    /// Rows and columns.
-    pub input: [usize; 2],
-    /// Rows of zeros above the input, columns to its left.
-    pub before: [usize; 2],
-    /// Rows and columns; whatever the kernel then covers beyond the input is 0.
-    pub output: [usize; 2],
+/// Most channels of a tensor that lies in planes.
+pub(super) const MOST_PLANES: usize = 4;
+/// Most pixels of a register tile: more would leave no register for addresses' and activations' constants.
+const MOST_PIXELS: usize = 12;
+/// Pixels that are summed up together by gathering.
+const GATHERED: usize = 8;
+
+/// Lanes of a tensor of so many channels.
+pub(super) fn lanes_of(isa: Isa, channels: usize) -> usize {
+    if channels <= MOST_PLANES { 1 } else { isa.lanes() }
 }
 
 impl Direct {
-    /// `weights` in the order output channel, input channel, row, column.
-    ///
-    /// # Panics
-    /// Where the lengths do not fit, or the kernel is longer than [`MAX_KERNEL`].
-    pub(super) fn new(isa: Isa, inputs: usize, kernel: [usize; 2], weights: &[f32], bias: &[f32]) -> Self {
-        let taps = inputs * kernel[0] * kernel[1];
-        assert!(kernel.iter().all(|side| (1..=MAX_KERNEL).contains(side)), "kernel of {kernel:?}");
-        assert_eq!(weights.len(), taps * bias.len(), "weights of {} channels", bias.len());
-        let mut packed = Vec::with_capacity(weights.len());
-        let mut channel = 0;
-        while channel < bias.len() {
-            let block = isa.block(bias.len() - channel);
-            for tap in 0..taps {
-                packed.extend((channel..channel + block).map(|channel| weights[channel * taps + tap]));
-            }
-            channel += block;
-        }
-        Self { isa, inputs, kernel, weights: packed, bias: bias.to_vec() }
-    }
-
-    pub(super) fn outputs(&self) -> usize {
-        self.bias.len()
-    }
-
-    /// Convolves one image; every sample of `output` is written.
-    ///
-    /// # Panics
-    /// Where the lengths do not fit.
-    pub(super) fn run(&self, geometry: Geometry, input: &[f32], output: &mut [f32], relu: bool) {
-        let Geometry { input: [rows, columns], before: [above, left], output: [out_rows, out_columns] } = geometry;
-        let [kernel_height, kernel_width] = self.kernel;
-        assert_eq!(input.len(), self.inputs * rows * columns, "samples of {geometry:?}");
-        assert_eq!(output.len(), self.outputs() * out_rows * out_columns, "results of {geometry:?}");
-        if output.is_empty() {
-            return;
-        }
-        let strip = strip(self.inputs, self.kernel, out_columns);
-        let pitch = Row::pitch(strip, kernel_width);
-        let slot = self.inputs * pitch;
-        RING.with_borrow_mut(|ring| {
-            let needed = ring_samples(self.inputs, self.kernel, out_columns);
-            if ring.len() < needed {
-                // Not `resize`: what was there need not be copied.
-                *ring = Vec::new();
-                *ring = vec![0.0; needed];
-            }
-            // Vectors of the first tap then lie in one line of the cache each.
-            let skipped = ring.as_ptr().align_offset(4 * MAX_LANES).min(MAX_LANES);
-            let ring = &mut ring[skipped..];
-            for start in (0..out_columns).step_by(strip) {
-                // Row r of the padded input is kept in slot r modulo the kernel's height.
-                let load = |ring: &mut [f32], padded: usize| {
-                    let into = &mut ring[padded % kernel_height * slot..][..slot];
-                    match padded.checked_sub(above).filter(|&row| row < rows) {
-                        Some(row) => {
-                            for (channel, into) in into.chunks_exact_mut(pitch).enumerate() {
-                                let from = &input[(channel * rows + row) * columns..][..columns];
-                                copy_padded(from, start, left, into);
+    /// `weights` in the order output, input channel, row, column, the inputs being those of all sources in turn.
+    pub(super) fn new(isa: Isa, window: Window, inputs: &[usize], weights: &[f32], bias: &[f32]) -> Self {
+        let [height, width] = window.kernel;
+        let channels: usize = inputs.iter().sum();
+        let outputs = bias.len();
+        assert_eq!(weights.len(), outputs * channels * height * width, "weights of {outputs} by {channels}");
+        let weight = |output: usize, channel: usize, ky: usize, kx: usize| {
+            weights[((output * channels + channel) * height + ky) * width + kx]
+        };
+        let gathered = lanes_of(isa, outputs) == 1;
+        let lanes = isa.lanes();
+        let mut packed = vec![];
+        let mut bias = bias.to_vec();
+        if gathered {
+            for output in 0..outputs {
+                for ky in 0..height {
+                    let mut start = 0;
+                    for &count in inputs {
+                        let lanes = lanes_of(isa, count);
+                        for first in (0..count).step_by(lanes) {
+                            for kx in 0..width {
+                                packed.extend((first..first + lanes).map(|channel| {
+                                    if channel < count { weight(output, start + channel, ky, kx) } else { 0.0 }
+                                }));
                             }
                         }
-                        None => into.fill(0.0),
+                        start += count;
                     }
-                };
-                for padded in 0..kernel_height - 1 {
-                    load(ring, padded);
-                }
-                for y in 0..out_rows {
-                    load(ring, y + kernel_height - 1);
-                    let mut under = [&[] as &[f32]; MAX_KERNEL];
-                    for (k, row) in under[..kernel_height].iter_mut().enumerate() {
-                        *row = &ring[(y + k) % kernel_height * slot..][..slot];
-                    }
-                    Row {
-                        isa: self.isa,
-                        rows: &under[..kernel_height],
-                        channels: self.inputs,
-                        pitch,
-                        kernel_width,
-                        weights: &self.weights,
-                        bias: &self.bias,
-                        relu,
-                        columns: strip.min(out_columns - start),
-                        plane: out_rows * out_columns,
-                    }
-                    .compute(&mut output[y * out_columns + start..]);
                 }
             }
-        });
+        } else {
+            bias.resize(outputs.next_multiple_of(lanes), 0.0);
+            for group in (0..bias.len()).step_by(VECTORS * lanes) {
+                let group = group..(group + VECTORS * lanes).min(bias.len());
+                for ky in 0..height {
+                    for channel in 0..channels {
+                        for kx in 0..width {
+                            packed.extend(
+                                group.clone().map(
+                                    |output| {
+                                        if output < outputs { weight(output, channel, ky, kx) } else { 0.0 }
+                                    },
+                                ),
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        let inputs = inputs.to_vec();
+        Self { window, inputs, outputs, gathered, weights: packed, bias, activation: Activation::None }
     }
-}
 
-/// Columns done at once.
-fn strip(inputs: usize, kernel: [usize; 2], columns: usize) -> usize {
-    let most = (RING_SAMPLES / (inputs * kernel[0]).max(1)).max(MIN_STRIP);
-    let strips = columns.div_ceil(most).max(1);
-    columns.div_ceil(strips).next_multiple_of(MIN_STRIP)
-}
+    /// Input columns from the first of a row to the last that is read for so many results, rounded up to whole tiles.
+    pub(super) fn reach(&self, isa: Isa, count: usize) -> isize {
+        let pixels = isa.register_tile().0.min(MOST_PIXELS);
+        self.window.end(1, count.next_multiple_of(pixels.max(GATHERED)).max(1) - 1)
+    }
 
-/// Samples of the ring for an output of so many columns.
-fn ring_samples(inputs: usize, kernel: [usize; 2], columns: usize) -> usize {
-    let slot = inputs.saturating_mul(Row::pitch(strip(inputs, kernel, columns), kernel[1]));
-    kernel[0].saturating_mul(slot).saturating_add(MAX_LANES)
-}
+    /// Computes results of the row `y` of windows, with windows `range` along X.
+    ///
+    /// # Safety
+    /// The views are valid and of the lanes that [`lanes_of`] says; their margins cover what whole tiles of windows
+    /// read beyond the image; the rows that the row needs are there.
+    #[inline(always)]
+    pub(super) unsafe fn compute<V: Vector>(
+        &self,
+        sources: &[View],
+        to: &View,
+        zeros: *const f32,
+        y: usize,
+        start: usize,
+        pixels: Pixels,
+    ) {
+        let top = self.window.first(0, y);
+        let row = to.row(pixels.row);
+        // SAFETY: as the caller promises.
+        unsafe {
+            if self.gathered {
+                let vectors = sources.iter().all(|source| source.lanes == V::LANES);
+                for output in 0..self.outputs {
+                    let out = row.add(output * to.block_stride + pixels.first);
+                    if vectors {
+                        let mut done = 0;
+                        while done < pixels.count {
+                            let count = (pixels.count - done).min(GATHERED);
+                            let out = out.add(done * pixels.step);
+                            self.gather::<V>(sources, zeros, top, output, start + done, out, pixels.step, count);
+                            done += count;
+                        }
+                    } else {
+                        self.plain(sources, zeros, top, output, start, out, pixels.step, pixels.count);
+                    }
+                }
+                return;
+            }
+            let mut output = 0;
+            while output < self.bias.len() {
+                let vectors = ((self.bias.len() - output) / V::LANES).min(VECTORS);
+                let out = row.add(output / V::LANES * to.block_stride + pixels.first * V::LANES);
+                let work = Spread { direct: self, sources, zeros, top, output, to_block: to.block_stride };
+                let mut done = 0;
+                while done < pixels.count {
+                    let most = V::PIXELS.min(MOST_PIXELS);
+                    let count = (pixels.count - done).min(most);
+                    let out = out.add(done * pixels.step * V::LANES);
+                    let (x, step) = (start + done, pixels.step * V::LANES);
+                    // A few pixels more than a half are computed as a whole tile.
+                    if vectors == VECTORS {
+                        if count * 2 > most {
+                            work.tile_of::<V, 12, 6, 2, VECTORS>(x, out, step, count);
+                        } else {
+                            work.tile_of::<V, 6, 3, 1, VECTORS>(x, out, step, count);
+                        }
+                    } else if count * 2 > most {
+                        work.tile_of::<V, 12, 6, 2, 1>(x, out, step, count);
+                    } else {
+                        work.tile_of::<V, 6, 3, 1, 1>(x, out, step, count);
+                    }
+                    done += count;
+                }
+                output += vectors * V::LANES;
+            }
+        }
+    }
 
-/// Bytes that a thread keeps for such a convolution, beside input and output.
-pub(super) fn scratch_bytes(inputs: usize, kernel: [usize; 2], columns: usize) -> u64 {
-    4 * ring_samples(inputs, kernel, columns) as u64
-}
-
-/// Fills `into` with `from` after `left` zeros, from column `start` of that on, and with zeros after it.
-fn copy_padded(from: &[f32], start: usize, left: usize, into: &mut [f32]) {
-    let zeros = left.saturating_sub(start).min(into.len());
-    let first = start.saturating_sub(left).min(from.len());
-    let (before, rest) = into.split_at_mut(zeros);
-    let copied = rest.len().min(from.len() - first);
-    before.fill(0.0);
-    rest[..copied].copy_from_slice(&from[first..][..copied]);
-    rest[copied..].fill(0.0);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::{RngExt, SeedableRng};
-    use rand_pcg::Pcg64;
-
-    /// What a convolution is, sample by sample.
-    fn oracle(
-        geometry: Geometry,
-        kernel: [usize; 2],
-        input: &[f32],
-        weights: &[f32],
-        bias: &[f32],
-        relu: bool,
-    ) -> Vec<f64> {
-        let Geometry { input: [rows, columns], before, output: [out_rows, out_columns] } = geometry;
-        let inputs = input.len() / (rows * columns);
-        let mut result = vec![];
-        for (o, bias) in bias.iter().enumerate() {
-            for y in 0..out_rows {
-                for x in 0..out_columns {
-                    let mut sum = f64::from(*bias);
-                    for i in 0..inputs {
-                        for (ky, kx) in (0..kernel[0]).flat_map(|ky| (0..kernel[1]).map(move |kx| (ky, kx))) {
-                            let (row, column) = ((y + ky).wrapping_sub(before[0]), (x + kx).wrapping_sub(before[1]));
-                            if row < rows && column < columns {
-                                let weight = weights[((o * inputs + i) * kernel[0] + ky) * kernel[1] + kx];
-                                sum += f64::from(weight) * f64::from(input[(i * rows + row) * columns + column]);
+    /// Sums of one output channel, up to `GATHERED` pixels.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's inner loop")]
+    #[inline(always)]
+    unsafe fn gather<V: Vector>(
+        &self,
+        sources: &[View],
+        zeros: *const f32,
+        top: isize,
+        output: usize,
+        x: usize,
+        out: *mut f32,
+        step: usize,
+        count: usize,
+    ) {
+        let [height, width] = self.window.kernel;
+        let left = self.window.first(1, x);
+        let pixel = self.window.stride[1] * V::LANES;
+        // SAFETY: as the caller of `compute` promises.
+        unsafe {
+            let mut sums = [V::splat(0.0); GATHERED];
+            let mut weights = self.weights.as_ptr().add(output * (self.weights.len() / self.outputs));
+            for ky in 0..height {
+                let y = top + (ky * self.window.dilation[0]) as isize;
+                for source in sources {
+                    let row = source.row_or(y, zeros);
+                    for block in 0..source.blocks() {
+                        let samples = row.add(block * source.block_stride).offset(left * V::LANES as isize);
+                        for kx in 0..width {
+                            let samples = samples.add(kx * self.window.dilation[1] * V::LANES);
+                            let factor = V::load(weights);
+                            weights = weights.add(V::LANES);
+                            for (p, sum) in sums.iter_mut().enumerate() {
+                                *sum = V::load(samples.add(p * pixel)).times_plus(factor, *sum);
                             }
                         }
                     }
-                    result.push(if relu { sum.max(0.0) } else { sum });
+                }
+            }
+            for (p, sum) in sums.iter().enumerate().take(count) {
+                *out.add(p * step) = self.activation.apply_one(sum.sum() + self.bias[output]);
+            }
+        }
+    }
+
+    /// Sums of one output channel, sample by sample, from any lanes.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's inner loop")]
+    #[inline(always)]
+    unsafe fn plain(
+        &self,
+        sources: &[View],
+        zeros: *const f32,
+        top: isize,
+        output: usize,
+        x: usize,
+        out: *mut f32,
+        step: usize,
+        count: usize,
+    ) {
+        let [height, width] = self.window.kernel;
+        let left = self.window.first(1, x);
+        // SAFETY: as the caller of `compute` promises.
+        unsafe {
+            for p in 0..count {
+                *out.add(p * step) = self.bias[output];
+            }
+            let mut weights = self.weights.as_ptr().add(output * (self.weights.len() / self.outputs));
+            for ky in 0..height {
+                let y = top + (ky * self.window.dilation[0]) as isize;
+                for source in sources {
+                    let row = source.row_or(y, zeros);
+                    for block in 0..source.blocks() {
+                        let samples = row.add(block * source.block_stride).offset(left * source.lanes as isize);
+                        for kx in 0..width {
+                            let samples = samples.add(kx * self.window.dilation[1] * source.lanes);
+                            for lane in 0..source.lanes.min(source.channels - block * source.lanes) {
+                                let weight = *weights.add(lane);
+                                let samples = samples.add(lane);
+                                let pixel = self.window.stride[1] * source.lanes;
+                                if pixel == 1 && step == 1 {
+                                    for p in 0..count {
+                                        *out.add(p) += weight * *samples.add(p);
+                                    }
+                                } else {
+                                    for p in 0..count {
+                                        *out.add(p * step) += weight * *samples.add(p * pixel);
+                                    }
+                                }
+                            }
+                            weights = weights.add(source.lanes);
+                        }
+                    }
+                }
+            }
+            for p in 0..count {
+                *out.add(p * step) = self.activation.apply_one(*out.add(p * step));
+            }
+        }
+    }
+}
+
+/// One row of a group of output channels.
+struct Spread<'a> {
+    direct: &'a Direct,
+    sources: &'a [View],
+    zeros: *const f32,
+    /// First input row.
+    top: isize,
+    /// First output channel.
+    output: usize,
+    to_block: usize,
+}
+
+impl Spread<'_> {
+    /// The tile of this processor: P16 pixels with vectors of 16 and many registers, P8 or P2 with fewer.
+    #[inline(always)]
+    unsafe fn tile_of<V: Vector, const P16: usize, const P8: usize, const P2: usize, const Q: usize>(
+        &self,
+        x: usize,
+        out: *mut f32,
+        step: usize,
+        count: usize,
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match V::PIXELS {
+                14 => self.tile::<V, P16, Q>(x, out, step, count),
+                6 => self.tile::<V, P8, Q>(x, out, step, count),
+                _ => self.tile::<V, P2, Q>(x, out, step, count),
+            }
+        }
+    }
+
+    /// P pixels by Q vectors of output channels, of which `count` pixels are kept.
+    #[expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const P: usize, const Q: usize>(
+        &self,
+        x: usize,
+        out: *mut f32,
+        step: usize,
+        count: usize,
+    ) {
+        let direct = self.direct;
+        let [height, width] = direct.window.kernel;
+        let left = direct.window.first(1, x);
+        let channels: usize = direct.inputs.iter().sum();
+        // SAFETY: see `Direct::compute`.
+        unsafe {
+            let mut sums = [[V::splat(0.0); Q]; P];
+            for q in 0..Q {
+                let bias = V::load(direct.bias.as_ptr().add(self.output + q * V::LANES));
+                for p in 0..P {
+                    sums[p][q] = bias;
+                }
+            }
+            let mut weights = direct.weights.as_ptr().add(self.output * channels * height * width);
+            for ky in 0..height {
+                let y = self.top + (ky * direct.window.dilation[0]) as isize;
+                for source in self.sources {
+                    let row = source.row_or(y, self.zeros).offset(left * source.lanes as isize);
+                    // Distances that are constant make better code.
+                    weights = match direct.window.stride[1] * source.lanes {
+                        1 => self.add_row::<V, P, Q, 1>(source, row, weights, &mut sums),
+                        16 => self.add_row::<V, P, Q, 16>(source, row, weights, &mut sums),
+                        8 => self.add_row::<V, P, Q, 8>(source, row, weights, &mut sums),
+                        _ => self.add_row::<V, P, Q, 0>(source, row, weights, &mut sums),
+                    };
+                }
+            }
+            for p in 0..P {
+                if p < count {
+                    for q in 0..Q {
+                        let value = direct.activation.apply(sums[p][q]);
+                        value.store(out.add(q * self.to_block + p * step));
+                    }
                 }
             }
         }
-        result
     }
-
-    fn check(random: &mut Pcg64, geometry: Geometry, inputs: usize, outputs: usize, kernel: [usize; 2], relu: bool) {
-        let mut noise = |n: usize| (0..n).map(|_| random.random_range(-1.0..1.0)).collect::<Vec<f32>>();
-        let input = noise(inputs * geometry.input[0] * geometry.input[1]);
-        let (weights, bias) = (noise(outputs * inputs * kernel[0] * kernel[1]), noise(outputs));
-        let expected = oracle(geometry, kernel, &input, &weights, &bias, relu);
-        let range = expected.iter().fold(1.0_f64, |range, x| range.max(x.abs()));
-        // Rounding errors of a sum add up like a random walk.
-        let tolerance = 2e-7 * range * ((inputs * kernel[0] * kernel[1]) as f64).sqrt();
-        for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_here()) {
-            let direct = Direct::new(isa, inputs, kernel, &weights, &bias);
-            // What is not written stays NaN.
-            let mut found = vec![f32::NAN; expected.len()];
-            direct.run(geometry, &input, &mut found, relu);
-            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                let close = (f64::from(*found) - expected).abs() <= tolerance;
-                assert!(
-                    close,
-                    "{isa:?}, {inputs} to {outputs} channels, {kernel:?}, {geometry:?}, sample {i}: {found}, expected \
-                     {expected}"
-                );
+    /// Adds the taps of one row of one source; gives the weights that follow.
+    #[expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
+    #[inline(always)]
+    unsafe fn add_row<V: Vector, const P: usize, const Q: usize, const STEP: usize>(
+        &self,
+        source: &View,
+        row: *const f32,
+        mut weights: *const f32,
+        kept: &mut [[V; Q]; P],
+    ) -> *const f32 {
+        // A copy that nobody points to stays in registers.
+        let mut sums = *kept;
+        let window = &self.direct.window;
+        let (pixel, tap) = (window.stride[1] * source.lanes, window.dilation[1] * source.lanes);
+        // SAFETY: see `Direct::compute`.
+        unsafe {
+            for channel in 0..source.channels {
+                let samples = row.add(channel / source.lanes * source.block_stride + channel % source.lanes);
+                for kx in 0..window.kernel[1] {
+                    let samples = samples.add(kx * tap);
+                    let mut factors = [V::splat(0.0); Q];
+                    for q in 0..Q {
+                        factors[q] = V::load(weights.add(q * V::LANES));
+                    }
+                    weights = weights.add(Q * V::LANES);
+                    for p in 0..P {
+                        let at = if STEP > 0 { p * STEP } else { p * pixel };
+                        let input = V::splat(*samples.add(at));
+                        for q in 0..Q {
+                            sums[p][q] = input.times_plus(factors[q], sums[p][q]);
+                        }
+                    }
+                }
             }
         }
-    }
-
-    #[test]
-    fn random_shapes_agree_with_the_definition() {
-        let mut random = Pcg64::seed_from_u64(4);
-        for case in 0..150 {
-            let kernel = match case % 5 {
-                0..=2 => [3, 3],
-                3 => [1, 1],
-                _ => [random.random_range(1..=7), random.random_range(1..=7)],
-            };
-            let channels = |random: &mut Pcg64| {
-                let most = if random.random_range(0..4) == 0 { 67 } else { 13 };
-                random.random_range(1..=most)
-            };
-            let (inputs, outputs) = (channels(&mut random), channels(&mut random));
-            let input = [random.random_range(1..=9), random.random_range(1..=if case % 10 == 0 { 150 } else { 30 })];
-            let mut geometry = Geometry { input, before: kernel.map(|side| (side - 1) / 2), output: input };
-            if case % 4 == 3 {
-                // Any padding, also more of it than the kernel is long.
-                geometry.before = [random.random_range(0..6), random.random_range(0..6)];
-                let after: [usize; 2] = [random.random_range(0..6), random.random_range(0..6)];
-                geometry.output = [0, 1]
-                    .map(|axis| (input[axis] + geometry.before[axis] + after[axis] + 1).saturating_sub(kernel[axis]));
-            }
-            check(&mut random, geometry, inputs, outputs, kernel, case % 2 == 0);
-        }
-    }
-
-    #[test]
-    fn strips_join_without_a_seam() {
-        let mut random = Pcg64::seed_from_u64(5);
-        for (inputs, columns) in [(400, 200), (1500, 97), (64, 700)] {
-            let geometry = Geometry { input: [3, columns], before: [1, 1], output: [3, columns] };
-            assert!(strip(inputs, [3, 3], columns) < columns, "one strip only");
-            check(&mut random, geometry, inputs, 3, [3, 3], false);
-        }
-    }
-
-    #[test]
-    fn one_pixel() {
-        let mut random = Pcg64::seed_from_u64(6);
-        for kernel in [[1, 1], [3, 3], [15, 15]] {
-            let geometry = Geometry { input: [1, 1], before: kernel.map(|side| side / 2), output: [1, 1] };
-            check(&mut random, geometry, 67, 67, kernel, true);
-        }
-    }
-
-    #[test]
-    fn nan_stays_nan() {
-        let geometry = Geometry { input: [1, 5], before: [0, 0], output: [1, 5] };
-        for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_here()) {
-            let mut found = [0.0; 5];
-            Direct::new(isa, 1, [1, 1], &[1.0], &[0.0]).run(
-                geometry,
-                &[1.0, f32::NAN, -1.0, f32::INFINITY, f32::NEG_INFINITY],
-                &mut found,
-                true,
-            );
-            assert!(found[1].is_nan(), "{isa:?}: {found:?}");
-            assert_eq!([found[0], found[2], found[3], found[4]], [1.0, 0.0, f32::INFINITY, 0.0], "{isa:?}");
-        }
+        *kept = sums;
+        weights
     }
 }

@@ -1,233 +1,343 @@
-//! A faster convolution in place of tract's: rules over the decluttered graph put one own operator where a
-//! convolution, with its bias and a rectifier after it, is of a kind that `direct` does: float32, two spatial axes,
-//! constant weights, one group, stride and dilation 1. All others are left to tract.
-//! `pool` does the same for what stands between a U-Net's levels.
-#![allow(unsafe_code)] // vector instructions, and results that are allocated without being filled first
+//! A faster engine in place of tract's operators, for networks of convolutions: tract reads and simplifies the graph,
+//! `build` makes of it, or of the parts of it that are of the right kinds, programs that `program` runs. Where a whole
+//! network is one program ([`Own`]), tract is not asked any more; else each part becomes one operator of tract's plan.
+//!
+//! The right kinds are: float32, one image, two spatial axes, constant weights, one group; convolutions of any kernel,
+//! stride and dilation, transposed ones, max-pooling by 2, nearest-neighbour enlargement by 2, concatenation of
+//! channels, sums, reflected borders, rectifiers, tanh and sigmoid.
+#![allow(unsafe_code)] // vector instructions, and threads that share the memory of a run
 
-use direct::{Direct, Geometry, MAX_KERNEL};
+use build::Builder;
+use program::{Arena, Layout, Program};
 use simd::Isa;
-use std::sync::Arc;
+use std::cell::Cell;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::tract_core::internal::*;
-use tract_onnx::tract_core::ops::binary::TypedBinOp;
-use tract_onnx::tract_core::ops::cnn::conv::KernelFormat;
-use tract_onnx::tract_core::ops::cnn::{Conv, MaxPool, PaddingSpec};
-use tract_onnx::tract_core::ops::math::Max;
-use tract_onnx::tract_core::ops::nn::DataFormat;
+use tract_onnx::tract_core::ops::cnn::Conv;
 
+mod build;
 mod direct;
-mod pool;
+mod program;
 mod simd;
+mod team;
+#[cfg(test)]
+mod tests;
+mod view;
+mod winograd;
 
-/// Puts the own operator in place of convolutions of one tap, which decluttering would make into matrix products.
-pub(super) fn replace_pointwise(model: &mut TypedModel) -> TractResult<()> {
+/// Keeps convolutions of one tap what they are; decluttering would make them into matrix products.
+pub(super) fn keep_pointwise(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::default()
-        .with_rule_for::<Conv>("own pointwise convolution", |(), model, node, _, conv| {
+        .with_rule_for::<Conv>("keep pointwise convolution", |(), model, node, _, conv| {
             let pointwise = conv.pool_spec.kernel_shape.iter().all(|&side| side == 1);
-            if pointwise { own_convolution(model, node, conv) } else { Ok(None) }
+            let image = conv.pool_spec.rank() == 2 && conv.group == 1 && conv.q_params.is_none();
+            if !pointwise || !image {
+                return Ok(None);
+            }
+            let kept = Pointwise(conv.clone());
+            Ok(Some(TypedModelPatch::replace_single_op(model, node, &node.inputs, kept)?))
         })
         .rewrite(&(), model)
 }
 
-/// Puts the own operators in, on a decluttered model: there, what follows a convolution may be part of it already.
-pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
+/// Makes those that no program took into tract's own again.
+fn release_pointwise(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::default()
-        .with_rule_for::<Conv>("own convolution", |(), model, node, _, conv| own_convolution(model, node, conv))
-        .with_rule_for::<MaxPool>("own pooling", |(), model, node, _, op| pool::own_pool(model, node, op))
-        .with_rule_for::<TypedBinOp>("rectified convolution", |(), model, node, _, op| rectified(model, node, op))
+        .with_rule_for::<Pointwise>("release pointwise convolution", |(), model, node, _, kept| {
+            Ok(Some(TypedModelPatch::replace_single_op(model, node, &node.inputs, kept.0.clone())?))
+        })
         .rewrite(&(), model)
 }
 
-/// Bytes that a thread keeps for a convolution of this kind to an output of so many columns; `None` where the
-/// convolution is left to tract.
-pub(super) fn scratch_bytes(kind: &Kind, inputs: usize, columns: usize) -> Option<u64> {
-    Some(direct::scratch_bytes(inputs, kind.own()?, columns))
-}
+/// A convolution of one tap.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pointwise(Conv);
 
-/// What decides whether a convolution is done here.
-pub(super) struct Kind<'a> {
-    /// Sides of the kernel.
-    pub kernel: &'a [usize],
-    pub strides: &'a [usize],
-    pub dilations: &'a [usize],
-    pub groups: usize,
-}
-
-impl Kind<'_> {
-    /// The kernel's sides, where it is.
-    fn own(&self) -> Option<[usize; 2]> {
-        let kernel: [usize; 2] = self.kernel.try_into().ok()?;
-        let ones = |factors: &[usize]| factors.iter().all(|&factor| factor == 1);
-        let own = self.groups == 1 && ones(self.strides) && ones(self.dilations);
-        (own && kernel.iter().all(|side| (1..=MAX_KERNEL).contains(side))).then_some(kernel)
-    }
-}
-
-/// N, C, Y, X or C, Y, X in and out.
-#[derive(Clone)]
-struct Convolution {
-    direct: Arc<Direct>,
-    geometry: Geometry,
-    relu: bool,
-}
-
-impl std::fmt::Debug for Convolution {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Convolution")
-            .field("geometry", &self.geometry)
-            .field("relu", &self.relu)
-            .finish_non_exhaustive()
-    }
-}
-
-impl PartialEq for Convolution {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.direct, &other.direct) && self.geometry == other.geometry && self.relu == other.relu
-    }
-}
-
-impl Eq for Convolution {}
-
-impl Op for Convolution {
+impl Op for Pointwise {
     fn name(&self) -> StaticName {
-        "Convolution".into()
+        "Pointwise".into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for Convolution {
+impl EvalOp for Pointwise {
     op_out_of_plan!();
 
-    fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let input = args_1!(inputs);
-        let shape = self.output_shape(input.shape())?;
-        // SAFETY: `run` writes every sample of its part, and the parts cover the tensor.
-        let mut output = unsafe { Tensor::uninitialized::<f32>(&shape)? };
-        {
-            let (from, mut to) = (input.try_as_plain_ram()?, output.try_as_plain_ram_mut()?);
-            let (from, to) = (from.as_slice::<f32>()?, to.as_slice_mut::<f32>()?);
-            let images = shape[..shape.len() - 3].iter().product::<usize>().max(1);
-            let (before, after) = (from.len() / images, to.len() / images);
-            if after > 0 {
-                for (image, to) in to.chunks_exact_mut(after).enumerate() {
-                    self.direct.run(self.geometry, &from[image * before..][..before], to, self.relu);
-                }
-            }
-        }
-        Ok(tvec!(output.into_tvalue()))
+    fn eval(&self, context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        self.0.eval(context, inputs)
     }
 }
 
-impl Convolution {
-    fn output_shape<D: DimLike>(&self, input: &[D]) -> TractResult<TVec<D>> {
-        ensure!(input.len() == 3 || input.len() == 4, "a convolution of {} axes", input.len());
-        let mut shape: TVec<D> = input.into();
-        let axes = shape.len() - 3;
-        let [rows, columns] = self.geometry.input;
-        ensure!(
-            shape[axes + 1] == rows.into() && shape[axes + 2] == columns.into(),
-            "planned for {rows} by {columns} pixels"
-        );
-        shape[axes] = self.direct.outputs().into();
-        shape[axes + 1] = self.geometry.output[0].into();
-        shape[axes + 2] = self.geometry.output[1].into();
-        Ok(shape)
-    }
-}
-
-impl TypedOp for Convolution {
+impl TypedOp for Pointwise {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(self.output_shape::<TDim>(&inputs[0].shape)?)))
+        self.0.output_facts(inputs)
     }
 
     as_op!();
 }
 
-fn own_convolution(model: &TypedModel, node: &TypedNode, conv: &Conv) -> TractResult<Option<TypedModelPatch>> {
-    let pool = &conv.pool_spec;
-    let facts = model.node_input_facts(node.id)?;
-    let kind =
-        Kind { kernel: &pool.kernel_shape, strides: &pool.strides(), dilations: &pool.dilations(), groups: conv.group };
-    let ([input, weights, bias], Some(kernel)) = (facts.as_slice(), kind.own()) else { return Ok(None) };
-    let known = (input.shape.as_concrete(), &weights.konst, &bias.konst);
-    let (Some(shape), Some(weights), Some(bias)) = known else { return Ok(None) };
-    let f32s =
-        [input.datum_type, weights.datum_type(), bias.datum_type()].iter().all(|&kind| kind == f32::datum_type());
-    let simple = conv.q_params.is_none()
-        && conv.kernel_fmt == KernelFormat::OIHW
-        && matches!(pool.data_format, DataFormat::NCHW | DataFormat::CHW)
-        && matches!(
-            pool.padding,
-            PaddingSpec::Explicit(..) | PaddingSpec::Valid | PaddingSpec::SameUpper | PaddingSpec::SameLower
-        );
-    let (inputs, outputs) = (conv.input_channels(), conv.output_channels());
-    if !f32s || !simple || shape.len() < 3 || weights.shape() != [outputs, inputs, kernel[0], kernel[1]] {
-        return Ok(None);
-    }
-    let sides = &shape[shape.len() - 2..];
-    let along = pool.computed_padding(sides);
-    let geometry = Geometry {
-        input: [sides[0], sides[1]],
-        before: [along[0].pad_before, along[1].pad_before],
-        output: [along[0].convoluted, along[1].convoluted],
-    };
-    let (weights, bias) = (weights.try_as_plain_ram()?, bias.try_as_plain_ram()?);
-    let bias = match *bias.as_slice::<f32>()? {
-        [one] => vec![one; outputs],
-        ref each => each.to_vec(),
-    };
-    let direct = Direct::new(Isa::best(), inputs, kernel, weights.as_slice::<f32>()?, &bias);
-    let op = Convolution { direct: Arc::new(direct), geometry, relu: false };
-    let patch = TypedModelPatch::replace_single_op(model, node, &node.inputs[..1], op)?;
-    Ok(Some(patch))
+/// A network that is one program, for images of any size.
+pub(super) struct Own {
+    program: Program,
+    layouts: Mutex<Vec<([usize; 2], Arc<Layout>)>>,
+    arenas: Mutex<Vec<Arena>>,
 }
 
-/// max(own convolution, 0), where nothing else needs the convolution.
-fn rectified(model: &TypedModel, node: &TypedNode, op: &TypedBinOp) -> TractResult<Option<TypedModelPatch>> {
-    if !op.0.is::<Max>() {
-        return Ok(None);
+/// Layouts kept.
+const MAX_LAYOUTS: usize = 4;
+
+impl Own {
+    /// The program of a decluttered model, if it is one: `model` gives the model for an image of Y, X pixels.
+    pub(super) fn new(
+        sizes: &[[usize; 2]],
+        precise: bool,
+        model: impl Fn([usize; 2]) -> TractResult<TypedModel>,
+    ) -> TractResult<Option<Self>> {
+        let mut found: Option<Program> = None;
+        for &size in sizes {
+            let Some(program) = whole(&model(size)?, precise)? else { return Ok(None) };
+            // What is the same for several sizes does not depend on the size.
+            if found.as_ref().is_some_and(|other| *other != program) {
+                return Ok(None);
+            }
+            found = Some(program);
+        }
+        Ok(found.map(|program| Self { program, layouts: Mutex::default(), arenas: Mutex::default() }))
     }
-    for (input, other) in [(0, 1), (1, 0)] {
-        let outlet = node.inputs[input];
-        let convolution = model.node(outlet.node);
-        let Some(own) = convolution.op_as::<Convolution>() else { continue };
-        let alone = convolution.outputs[0].successors.len() == 1 && !model.output_outlets()?.contains(&outlet);
-        let zero = model.outlet_fact(node.inputs[other])?.konst.as_ref().is_some_and(|value| {
-            let value = value.try_as_plain_ram();
-            value.is_ok_and(|value| value.as_slice::<f32>().is_ok_and(|all| all.iter().all(|&x| x == 0.0)))
+
+    fn layout(&self, size: [usize; 2]) -> Option<Arc<Layout>> {
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, layout)) = layouts.iter().find(|(kept, _)| *kept == size) {
+            return Some(layout.clone());
+        }
+        let layout = Arc::new(Layout::new(&self.program, &[size])?);
+        if layouts.len() >= MAX_LAYOUTS {
+            layouts.remove(0);
+        }
+        layouts.push((size, layout.clone()));
+        Some(layout)
+    }
+
+    /// Bytes that a run of so many threads needs beside input and output, and sides of the output; `None` where the
+    /// network cannot take this size.
+    pub(super) fn needs(&self, size: [usize; 2], threads: usize) -> Option<(u64, [usize; 2])> {
+        let layout = Layout::new(&self.program, &[size])?;
+        Some((layout.bytes(threads), layout.output_size(&self.program, 0)))
+    }
+
+    /// Samples of the result for an input of Y, X pixels.
+    pub(super) fn samples(&self, size: [usize; 2]) -> Option<usize> {
+        let [rows, columns] = self.layout(size)?.output_size(&self.program, 0);
+        Some(self.program.tensors[self.program.outputs[0]].channels * rows * columns)
+    }
+
+    /// Runs it; input and output are C, Y, X. False where the network cannot take this size.
+    pub(super) fn run(&self, size: [usize; 2], input: &[f32], output: &mut [f32], threads: usize) -> bool {
+        let Some(layout) = self.layout(size) else { return false };
+        with_arena(&self.arenas, |arena| {
+            self.program.run(&layout, arena, &[input], &mut [output], threads, None);
         });
-        let same = model.outlet_fact(outlet)?.shape == node.outputs[0].fact.shape;
-        if own.relu || !alone || !zero || !same {
+        true
+    }
+
+    /// Gives back what runs keep for the next one.
+    pub(super) fn release(&self) {
+        self.arenas.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Runs it once with one thread: of each step its name, what it makes, and the nanoseconds.
+    pub(super) fn profile(&self, size: [usize; 2], input: &[f32], output: &mut [f32]) -> Option<Vec<(String, u64)>> {
+        let layout = self.layout(size)?;
+        let spent: Vec<AtomicU64> = self.program.steps.iter().map(|_| AtomicU64::new(0)).collect();
+        with_arena(&self.arenas, |arena| {
+            self.program.run(&layout, arena, &[input], &mut [output], 1, Some(&spent));
+        });
+        let steps = self.program.steps.iter().zip(spent);
+        Some(steps.map(|(step, spent)| (step.describe(&self.program), spent.into_inner())).collect())
+    }
+}
+
+/// Lends an arena that no other run uses meanwhile.
+fn with_arena(arenas: &Mutex<Vec<Arena>>, work: impl FnOnce(&mut Arena)) {
+    let mut arena = arenas.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+    work(&mut arena);
+    arenas.lock().unwrap_or_else(PoisonError::into_inner).push(arena);
+}
+
+/// The program of a model that is nothing else.
+fn whole(model: &TypedModel, precise: bool) -> TractResult<Option<Program>> {
+    let mut builder = Builder::new(Isa::best(), precise);
+    for id in model.eval_order()? {
+        let node = model.node(id);
+        if !is_given(node) && !builder.take(model, node)? {
+            return Ok(None);
+        }
+    }
+    let outputs = model.output_outlets()?.to_vec();
+    let finished = builder.finish(model, &outputs)?;
+    Ok(finished.filter(|builder| builder.inputs == model.input_outlets().unwrap_or(&[])).map(|builder| builder.program))
+}
+
+/// Whether a node computes nothing: an input or a constant.
+fn is_given(node: &TypedNode) -> bool {
+    node.inputs.is_empty()
+}
+
+/// Puts programs in place of the parts of a decluttered model that can be programs.
+///
+/// An interval of an order of evaluation is closed under paths: what lies between two of its nodes lies in it. So each
+/// interval of nodes of the right kinds can become one operator.
+pub(super) fn replace_parts(model: &mut TypedModel, precise: bool) -> TractResult<()> {
+    let mut patches = vec![];
+    let mut part = Builder::new(Isa::best(), precise);
+    let mut nodes: Vec<usize> = vec![];
+    let order = model.eval_order()?;
+    for &id in &order {
+        let node = model.node(id);
+        if is_given(node) {
             continue;
         }
-        let mut patch = TypedModelPatch::default();
-        let tapped = patch.tap_model(model, convolution.inputs[0])?;
-        let fused = patch.wire_node(&node.name, Convolution { relu: true, ..own.clone() }, &[tapped])?[0];
-        patch.shunt_outside(model, node.id.into(), fused)?;
-        return Ok(Some(patch));
+        if part.take(model, node)? {
+            nodes.push(id);
+            continue;
+        }
+        close(model, std::mem::replace(&mut part, Builder::new(Isa::best(), precise)), &mut nodes, &mut patches)?;
+        // What does not fit behind the others may fit alone.
+        if part.take(model, node)? {
+            nodes.push(id);
+        }
     }
-    Ok(None)
+    close(model, part, &mut nodes, &mut patches)?;
+    for patch in patches {
+        patch.apply(model)?;
+    }
+    release_pointwise(model)
 }
 
-#[cfg(test)]
-mod tests {
-    use crate::network::Network;
-    use std::collections::BTreeMap;
-
-    #[test]
-    fn the_built_in_model_keeps_no_convolution_and_no_rectifier_of_tract() {
-        let bytes = crate::models::builtin(crate::Task::Denoise).expect("a built-in model");
-        let network = Network::from_onnx("built-in", bytes).expect("a good model");
-        let plan = network.plan([1, 64, 64]).expect("a plan");
-        let mut found: BTreeMap<String, usize> = BTreeMap::new();
-        for node in plan.model().nodes() {
-            *found.entry(node.op.name().to_string()).or_default() += 1;
-        }
-        println!("{found:?}");
-        let convolutions = network.operators()["Conv"];
-        assert_eq!(found.get("Convolution"), Some(&convolutions), "{found:?}");
-        let others = ["Source", "Convolution", "Halve", "Concat", "Upsample", "Add", "Const"];
-        let known = |name: &String| others.iter().any(|other| name.contains(other));
-        assert!(found.keys().all(known), "{found:?}");
+/// Makes a patch of the part that was taken, if it holds work that is worth it.
+fn close(
+    model: &TypedModel,
+    part: Builder,
+    nodes: &mut Vec<usize>,
+    patches: &mut Vec<TypedModelPatch>,
+) -> TractResult<()> {
+    let nodes = std::mem::take(nodes);
+    let results = model.output_outlets()?;
+    let outlets: Vec<OutletId> = nodes
+        .iter()
+        .map(|&id| OutletId::from(id))
+        .filter(|outlet| {
+            results.contains(outlet) || model.outlet_successors(*outlet).iter().any(|next| !nodes.contains(&next.node))
+        })
+        .collect();
+    let works = nodes.iter().any(|&id| model.node(id).op_is::<Conv>() || model.node(id).op_is::<Pointwise>());
+    if part.is_empty() || !works {
+        return Ok(());
     }
+    let Some(part) = part.finish(model, &outlets)? else { return Ok(()) };
+    let mut sizes = vec![];
+    for &input in &part.inputs {
+        match model.outlet_fact(input)?.shape.as_concrete() {
+            Some(&[_, _, rows, columns]) => sizes.push([rows, columns]),
+            _ => return Ok(()),
+        }
+    }
+    let Some(layout) = Layout::new(&part.program, &sizes) else { return Ok(()) };
+    let mut shapes = vec![];
+    for (index, &outlet) in outlets.iter().enumerate() {
+        let shape: TVec<usize> = model.outlet_fact(outlet)?.shape.as_concrete().map(Into::into).unwrap_or_default();
+        if shape.get(2..) != Some(&layout.output_size(&part.program, index)[..]) {
+            return Ok(());
+        }
+        shapes.push(shape);
+    }
+    let op = Part { inner: Arc::new(Inner { program: part.program, layout, arenas: Mutex::default() }), shapes };
+    let mut patch = TypedModelPatch::default();
+    let inputs = part.inputs.iter().map(|&input| patch.tap_model(model, input)).collect::<TractResult<TVec<_>>>()?;
+    let wires = patch.wire_node(format!("{}.part", model.node(nodes[0]).name), op, &inputs)?;
+    for (&outlet, wire) in outlets.iter().zip(wires) {
+        patch.shunt_outside(model, outlet, wire)?;
+    }
+    patches.push(patch);
+    Ok(())
+}
+
+/// A program within tract's plan.
+#[derive(Clone)]
+struct Part {
+    inner: Arc<Inner>,
+    /// Of the outputs: N, C, Y, X.
+    shapes: Vec<TVec<usize>>,
+}
+
+struct Inner {
+    program: Program,
+    layout: Layout,
+    arenas: Mutex<Vec<Arena>>,
+}
+
+thread_local! {
+    /// Threads that parts of plans run with when this thread runs the plan.
+    static THREADS: Cell<usize> = const { Cell::new(1) };
+}
+
+/// Runs `work`, in which parts of plans take so many threads.
+pub(super) fn with_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
+    let before = THREADS.replace(threads);
+    let result = work();
+    THREADS.set(before);
+    result
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("shapes", &self.shapes).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+impl Eq for Part {}
+
+impl Op for Part {
+    fn name(&self) -> StaticName {
+        "Part".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Part {
+    op_out_of_plan!();
+
+    fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let mut outputs = TVec::new();
+        for shape in &self.shapes {
+            // SAFETY: the program writes every sample.
+            outputs.push(unsafe { Tensor::uninitialized::<f32>(shape)? });
+        }
+        {
+            let from = inputs.iter().map(|input| input.try_as_plain_ram()).collect::<TractResult<TVec<_>>>()?;
+            let from = from.iter().map(|input| input.as_slice::<f32>()).collect::<TractResult<TVec<_>>>()?;
+            let mut to = outputs.iter_mut().map(|o| o.try_as_plain_ram_mut()).collect::<TractResult<TVec<_>>>()?;
+            let mut to = to.iter_mut().map(|output| output.as_slice_mut::<f32>()).collect::<TractResult<TVec<_>>>()?;
+            let Inner { program, layout, arenas } = &*self.inner;
+            with_arena(arenas, |arena| program.run(layout, arena, &from, &mut to, THREADS.get(), None));
+        }
+        Ok(outputs.into_iter().map(Tensor::into_tvalue).collect())
+    }
+}
+
+impl TypedOp for Part {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(self.shapes.iter().map(f32::fact).collect())
+    }
+
+    as_op!();
 }

@@ -1,0 +1,561 @@
+//! A network, or a part of one, as a list of steps that runs row by row: every step makes a few rows as soon as the
+//! rows under its windows are there, and rows that nobody needs any more make room for new ones. So a whole image
+//! goes through the network with little memory, most of which stays in the caches, and nothing is computed twice.
+//!
+//! [`Program`] is the list, for images of any size; [`Layout`] says, for one size, where the rows of each tensor lie and
+//! in which order rows are made; [`Arena`] is the memory, kept from one run to the next. Several threads share the
+//! work of every step; who does what changes no bit, since each sample is computed by one thread in one way.
+
+use super::direct::{Direct, Pixels};
+use super::simd::{self, Isa, Vector};
+use super::team::Team;
+use super::view::{self, Activation, View};
+use super::winograd::Winograd;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// A tensor: C, Y, X of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tensor {
+    pub channels: usize,
+    pub lanes: usize,
+    /// Whether it is an input or output of the program, in memory that the caller gives.
+    pub external: bool,
+}
+
+/// Makes tensor `to` of the tensors `from`.
+#[derive(Clone, PartialEq)]
+pub(super) struct Step {
+    /// For people.
+    pub name: String,
+    pub op: Op,
+    pub from: Vec<usize>,
+    pub to: usize,
+}
+
+#[derive(Clone, PartialEq)]
+pub(super) enum Op {
+    /// From one layout to another, into the channels from this one on.
+    Copy(usize),
+    /// With zeros after the last pixel of each axis.
+    Winograd(Winograd, [usize; 2]),
+    Direct(Direct, [usize; 2]),
+    /// One convolution for each remainder of the result's position, along Y and X; what the result is cut or
+    /// lengthened by: stride, then what is added to (input − 1) times stride.
+    Transposed {
+        phases: Vec<Phase>,
+        stride: [usize; 2],
+        more: [isize; 2],
+    },
+    /// Largest of 2 by 2.
+    Halve,
+    /// Pixels repeated 2 by 2.
+    Double,
+    /// Sum of all inputs (one or two), and an activation.
+    Map(Activation),
+    /// Reflected borders: before and after, along Y and X.
+    Reflect([usize; 2], [usize; 2]),
+}
+
+/// The pixels of a transposed convolution whose position leaves `at` of the stride.
+#[derive(Clone, PartialEq)]
+pub(super) struct Phase {
+    pub at: [usize; 2],
+    pub direct: Direct,
+}
+
+/// Windows of a row that are an item of work: whole register tiles for all sets of instructions.
+const ROW_PIECE: usize = 336;
+
+impl Op {
+    /// Sides of the result.
+    fn size(&self, from: [usize; 2]) -> Option<[usize; 2]> {
+        let axis = |axis: usize| -> Option<usize> {
+            let n = from[axis];
+            match self {
+                Self::Copy(_) | Self::Map(_) => Some(n),
+                Self::Winograd(w, after) => (n + w.before[axis] + after[axis]).checked_sub(2),
+                Self::Direct(d, after) => {
+                    let padded = (n + after[axis]).checked_add_signed(d.window.before[axis])?;
+                    let field = (d.window.kernel[axis] - 1) * d.window.dilation[axis] + 1;
+                    Some(padded.checked_sub(field)? / d.window.stride[axis] + 1)
+                }
+                Self::Transposed { stride, more, .. } => {
+                    (n.checked_sub(1)? * stride[axis]).checked_add_signed(more[axis])
+                }
+                Self::Halve => Some(n / 2),
+                Self::Double => Some(2 * n),
+                Self::Reflect(before, after) => {
+                    (before[axis].max(after[axis]) < n).then(|| n + before[axis] + after[axis])
+                }
+            }
+        };
+        Some([axis(0)?, axis(1)?]).filter(|size| size.iter().all(|&side| side > 0))
+    }
+
+    /// Rows are made so many at a time.
+    fn granule(&self) -> usize {
+        match self {
+            Self::Winograd(winograd, _) => winograd.tile,
+            _ => 1,
+        }
+    }
+
+    /// Rows of source `index` (of `height`) that result rows `rows` (not empty) need.
+    fn needs(&self, index: usize, rows: Range<usize>, height: usize) -> Range<usize> {
+        let last = rows.end - 1;
+        let (start, end) = match self {
+            Self::Copy(_) | Self::Map(_) => (rows.start as isize, rows.end as isize),
+            Self::Winograd(winograd, _) => {
+                let start = rows.start as isize - winograd.before[0] as isize;
+                let end = last as isize - winograd.before[0] as isize + 3;
+                // Enlarged twofold, the last row is one of the repeated ones.
+                if winograd.is_doubled(index) { (start >> 1, (end + 1) >> 1) } else { (start, end) }
+            }
+            Self::Direct(direct, _) => (direct.window.first(0, rows.start), direct.window.end(0, last)),
+            Self::Transposed { phases, stride, .. } => {
+                let windows = phases.iter().map(|phase| phase.direct.window);
+                let start = windows.clone().map(|window| window.first(0, rows.start / stride[0])).min();
+                let end = windows.map(|window| window.end(0, last / stride[0])).max();
+                (start.unwrap_or(0), end.unwrap_or(0))
+            }
+            Self::Halve => (2 * rows.start as isize, 2 * rows.end as isize),
+            Self::Double => ((rows.start / 2) as isize, rows.end.div_ceil(2) as isize),
+            Self::Reflect(before, _) => {
+                // What is reflected at the far border goes backward.
+                let at = |y: usize| view::reflected(y, before[0], height);
+                let (first, last) = (at(rows.start), at(last));
+                let folds = rows.contains(&before[0]);
+                let turns = rows.start < before[0] + height && before[0] + height <= rows.end;
+                let start = if folds { 0 } else { first.min(last) };
+                let end = if turns { height } else { first.max(last) + 1 };
+                (start as isize, end as isize)
+            }
+        };
+        let clamp = |row: isize| row.clamp(0, height as isize) as usize;
+        clamp(start)..clamp(end)
+    }
+
+    /// First row of source `index` that result rows from `row` on need.
+    fn keeps(&self, index: usize, row: usize, out_height: usize, height: usize) -> usize {
+        if row >= out_height {
+            return height;
+        }
+        let start = self.needs(index, row..row + 1, height).start;
+        match self {
+            // Rows after this one may go back as far as the last.
+            Self::Reflect(..) => start.min(self.needs(index, row..out_height, height).start),
+            _ => start,
+        }
+    }
+
+    /// Columns of zeros that source `index` needs before its first and after its last column.
+    fn margins(&self, isa: Isa, index: usize, columns: usize, out_columns: usize) -> [usize; 2] {
+        let beyond = |start: isize, end: isize| [-start, end - columns as isize].map(|n| n.max(0) as usize);
+        match self {
+            Self::Winograd(winograd, _) => {
+                let before = winograd.before[1] as isize;
+                let end = out_columns.next_multiple_of(winograd.tile) as isize + 2 - before;
+                if winograd.is_doubled(index) { beyond(-before >> 1, (end + 1) >> 1) } else { beyond(-before, end) }
+            }
+            Self::Direct(direct, _) => beyond(direct.window.first(1, 0), direct.reach(isa, out_columns)),
+            Self::Transposed { phases, stride, .. } => {
+                let each = phases.iter().map(|phase| {
+                    let count = out_columns.div_ceil(stride[1]);
+                    beyond(phase.direct.window.first(1, 0), phase.direct.reach(isa, count))
+                });
+                each.fold([0, 0], |[a, b], [c, d]| [a.max(c), b.max(d)])
+            }
+            _ => [0, 0],
+        }
+    }
+
+    fn scratch(&self) -> usize {
+        if let Self::Winograd(winograd, _) = self { winograd.scratch() } else { 0 }
+    }
+
+    /// Items of work in so many rows of a result of so many columns.
+    fn items(&self, rows: usize, columns: usize) -> usize {
+        match self {
+            Self::Winograd(winograd, _) => rows.div_ceil(winograd.tile) * winograd.runs(columns),
+            Self::Direct(..) => rows * columns.div_ceil(ROW_PIECE),
+            _ => rows,
+        }
+    }
+}
+
+/// The list of steps.
+#[derive(Clone, PartialEq)]
+pub(super) struct Program {
+    pub isa: Isa,
+    pub tensors: Vec<Tensor>,
+    pub steps: Vec<Step>,
+    /// External tensors, in the order in which they are given.
+    pub inputs: Vec<usize>,
+    pub outputs: Vec<usize>,
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    size: [usize; 2],
+    slots: usize,
+    margin: usize,
+    row_stride: usize,
+    block_stride: usize,
+    /// In the arena.
+    offset: usize,
+}
+
+/// Rows to be made by a step.
+#[derive(Clone, Debug)]
+struct Task {
+    step: usize,
+    rows: Range<usize>,
+}
+
+/// A program for images of one size.
+#[derive(Debug)]
+pub(super) struct Layout {
+    places: Vec<Place>,
+    tasks: Vec<Task>,
+    /// Samples of all rows, and, before them, of the zeros.
+    samples: usize,
+    /// Where row starts lie in the zeros.
+    zeros: usize,
+    /// Samples of scratch for each thread.
+    scratch: usize,
+}
+
+/// Most tensors that a step makes its result of.
+pub(super) const MOST_SOURCES: usize = 8;
+/// Rows of the result that are asked for at once.
+const BAND: usize = 16;
+/// Most samples of an arena: beyond it a size counts as impossible.
+const MAX_SAMPLES: usize = 1 << 40;
+
+impl Layout {
+    /// For inputs of these sizes, Y and X; `None` where the program cannot take them.
+    pub(super) fn new(program: &Program, inputs: &[[usize; 2]]) -> Option<Self> {
+        let count = program.tensors.len();
+        let mut sizes = vec![[0; 2]; count];
+        for (&tensor, &size) in program.inputs.iter().zip(inputs) {
+            if size.iter().any(|&side| side == 0 || side > 1 << 30) {
+                return None;
+            }
+            sizes[tensor] = size;
+        }
+        let mut margins = vec![[0; 2]; count];
+        for step in &program.steps {
+            let from: Vec<[usize; 2]> = (0..step.from.len()).map(|i| step.seen(i, sizes[step.from[i]])).collect();
+            if from.windows(2).any(|pair| pair[0] != pair[1]) {
+                return None;
+            }
+            sizes[step.to] = step.op.size(from[0])?;
+        }
+        for step in &program.steps {
+            for (index, &source) in step.from.iter().enumerate() {
+                let needed = step.op.margins(program.isa, index, sizes[source][1], sizes[step.to][1]);
+                margins[source] = [0, 1].map(|side| needed[side].max(margins[source][side]));
+            }
+        }
+        let heights: Vec<usize> = sizes.iter().map(|size| size[0]).collect();
+        let (tasks, slots) = schedule(program, &heights);
+        let mut places = Vec::with_capacity(count);
+        let mut samples = 0_usize;
+        for (index, tensor) in program.tensors.iter().enumerate() {
+            let [height, width] = sizes[index];
+            let [left, right] = margins[index];
+            let mut place = Place {
+                size: sizes[index],
+                slots: slots[index],
+                margin: left * tensor.lanes,
+                row_stride: width,
+                block_stride: height.checked_mul(width)?,
+                offset: 0,
+            };
+            if tensor.external {
+                place.slots = height;
+                place.margin = 0;
+            } else {
+                place.block_stride = (left + width + right).checked_mul(tensor.lanes)?.next_multiple_of(16);
+                place.row_stride = place.block_stride.checked_mul(tensor.channels.div_ceil(tensor.lanes))?;
+                place.offset = samples;
+                samples = samples.checked_add(place.row_stride.checked_mul(place.slots)?)?;
+            }
+            places.push(place);
+        }
+        let inner = || program.tensors.iter().zip(&places).filter(|(tensor, _)| !tensor.external);
+        let zeros = inner().map(|(_, place)| place.margin).max().unwrap_or(0).next_multiple_of(16);
+        let zero_row = inner().map(|(_, place)| place.row_stride).max().unwrap_or(0);
+        for place in &mut places {
+            place.offset += zeros + zero_row;
+        }
+        let scratch = program.steps.iter().map(|step| step.op.scratch()).max().unwrap_or(0).next_multiple_of(1024);
+        let samples = samples.checked_add(zeros + zero_row)?.checked_next_multiple_of(1024)?;
+        (samples < MAX_SAMPLES).then_some(Self { places, tasks, samples, zeros, scratch })
+    }
+
+    /// Sides of output `index`.
+    pub(super) fn output_size(&self, program: &Program, index: usize) -> [usize; 2] {
+        self.places[program.outputs[index]].size
+    }
+
+    /// Bytes of an arena for so many threads.
+    pub(super) fn bytes(&self, threads: usize) -> u64 {
+        4 * (self.samples as u64 + self.scratch as u64 * threads as u64)
+    }
+}
+
+/// In which order rows are made, and how many rows of each tensor are there at most.
+fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
+    let (mut tasks, mut slots) = (vec![], vec![0; heights.len()]);
+    let mut made = vec![0; heights.len()];
+    let mut kept = vec![0; heights.len()];
+    for &input in &program.inputs {
+        made[input] = heights[input];
+    }
+    let tallest = program.outputs.iter().map(|&output| heights[output]).max().unwrap_or(0);
+    for band in 1..=tallest.div_ceil(BAND) {
+        let mut wanted = made.clone();
+        for &output in &program.outputs {
+            // Outputs of other heights keep pace.
+            let rows = (band * BAND).min(tallest);
+            wanted[output] = (rows * heights[output]).div_ceil(tallest);
+        }
+        for step in program.steps.iter().rev() {
+            let end = wanted[step.to].next_multiple_of(step.op.granule()).min(heights[step.to]);
+            wanted[step.to] = end;
+            if end > made[step.to] {
+                for (index, &source) in step.from.iter().enumerate() {
+                    let needed = step.op.needs(index, made[step.to]..end, heights[source]);
+                    wanted[source] = wanted[source].max(needed.end);
+                }
+            }
+        }
+        for (index, step) in program.steps.iter().enumerate() {
+            let rows = made[step.to]..wanted[step.to];
+            // Several steps may fill one tensor, part by part; the last one counts.
+            if !rows.is_empty() {
+                tasks.push(Task { step: index, rows });
+            }
+        }
+        for tensor in 0..heights.len() {
+            slots[tensor] = slots[tensor].max(wanted[tensor] - kept[tensor]);
+        }
+        made = wanted;
+        let mut needed = heights.to_vec();
+        for step in &program.steps {
+            for (index, &source) in step.from.iter().enumerate() {
+                let first = step.op.keeps(index, made[step.to], heights[step.to], heights[source]);
+                needed[source] = needed[source].min(first);
+            }
+        }
+        for (kept, (needed, made)) in kept.iter_mut().zip(needed.into_iter().zip(&made)) {
+            *kept = needed.min(*made);
+        }
+    }
+    (tasks, slots)
+}
+
+impl Step {
+    /// The size at which it sees source `index`.
+    fn seen(&self, index: usize, size: [usize; 2]) -> [usize; 2] {
+        match &self.op {
+            Op::Winograd(winograd, _) if winograd.is_doubled(index) => size.map(|side| 2 * side),
+            _ => size,
+        }
+    }
+}
+
+/// Memory of one run at a time.
+#[derive(Default)]
+pub(super) struct Arena {
+    samples: Vec<f32>,
+    threads: usize,
+    views: Vec<View>,
+}
+
+// SAFETY: the views point into `samples` and into what is lent for one run, and are written anew for every run.
+unsafe impl Send for Arena {}
+
+/// What the threads share while a program runs.
+struct Run<'a> {
+    program: &'a Program,
+    layout: &'a Layout,
+    views: &'a [View],
+    zeros: *const f32,
+    scratch: *mut f32,
+}
+
+// SAFETY: the threads write samples that no other thread reads or writes before they have all met.
+unsafe impl Sync for Run<'_> {}
+
+impl Program {
+    /// Runs it; inputs and outputs are C, Y, X of the layout's sizes. `profile` gets the nanoseconds of each step.
+    ///
+    /// # Panics
+    /// Where lengths do not fit, or the instructions are not there.
+    pub(super) fn run(
+        &self,
+        layout: &Layout,
+        arena: &mut Arena,
+        inputs: &[&[f32]],
+        outputs: &mut [&mut [f32]],
+        threads: usize,
+        profile: Option<&[AtomicU64]>,
+    ) {
+        assert!(self.isa.is_here(), "instructions that this processor lacks");
+        assert!(inputs.len() == self.inputs.len() && outputs.len() == self.outputs.len(), "tensors that are missing");
+        let samples = |tensor: usize| {
+            let [rows, columns] = layout.places[tensor].size;
+            self.tensors[tensor].channels * rows * columns
+        };
+        assert!(self.inputs.iter().zip(inputs).all(|(&t, given)| samples(t) == given.len()), "inputs do not fit");
+        assert!(self.outputs.iter().zip(&*outputs).all(|(&t, given)| samples(t) == given.len()), "outputs do not fit");
+        let items = layout.tasks.iter().map(|task| {
+            let step = &self.steps[task.step];
+            step.op.items(task.rows.len(), layout.places[step.to].size[1])
+        });
+        let threads = threads.clamp(1, items.max().unwrap_or(1));
+        let needed = layout.samples + threads * layout.scratch + 16;
+        if arena.samples.len() < needed || arena.threads < threads {
+            arena.samples = vec![0.0; needed];
+            arena.threads = threads;
+        }
+        let aligned = arena.samples.as_ptr().align_offset(64).min(16);
+        let base = arena.samples.as_mut_ptr().wrapping_add(aligned);
+        arena.views.clear();
+        for (tensor, place) in self.tensors.iter().zip(&layout.places) {
+            arena.views.push(View {
+                base: base.wrapping_add(place.offset + place.margin),
+                slots: place.slots.max(1),
+                size: place.size,
+                channels: tensor.channels,
+                lanes: tensor.lanes,
+                row_stride: place.row_stride,
+                block_stride: place.block_stride,
+            });
+        }
+        for (&tensor, given) in self.inputs.iter().zip(inputs) {
+            // Steps only read from inputs.
+            arena.views[tensor].base = given.as_ptr().cast_mut();
+        }
+        for (&tensor, given) in self.outputs.iter().zip(outputs) {
+            arena.views[tensor].base = given.as_mut_ptr();
+        }
+        let run = Run {
+            program: self,
+            layout,
+            views: &arena.views,
+            zeros: base.wrapping_add(layout.zeros),
+            scratch: base.wrapping_add(layout.samples),
+        };
+        Team::run(threads, |team| {
+            for (number, task) in layout.tasks.iter().enumerate() {
+                let started = profile.map(|_| Instant::now());
+                let step = &self.steps[task.step];
+                let items = step.op.items(task.rows.len(), layout.places[step.to].size[1]);
+                team.share(number, items, |item| run.item(task, item, team.index()));
+                if let (Some(profile), Some(started), 0) = (profile, started, team.index()) {
+                    profile[task.step].fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+}
+
+impl Run<'_> {
+    /// Does item `item` of a task, as thread `thread`.
+    fn item(&self, task: &Task, item: usize, thread: usize) {
+        // SAFETY: `Program::run` has checked that the instructions are there; `Layout` has made room for every row,
+        // margin and scratch that the steps use.
+        unsafe {
+            match self.program.isa {
+                Isa::Portable => self.item_with::<simd::Portable>(task, item, thread),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => self.item_with::<simd::Neon>(task, item, thread),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => self.item_avx2(task, item, thread),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => self.item_avx512(task, item, thread),
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn item_avx2(&self, task: &Task, item: usize, thread: usize) {
+        // SAFETY: as the caller promises.
+        unsafe { self.item_with::<simd::Avx2>(task, item, thread) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn item_avx512(&self, task: &Task, item: usize, thread: usize) {
+        // SAFETY: as the caller promises.
+        unsafe { self.item_with::<simd::Avx512>(task, item, thread) }
+    }
+
+    #[inline(always)]
+    unsafe fn item_with<V: Vector>(&self, task: &Task, item: usize, thread: usize) {
+        let step = &self.program.steps[task.step];
+        let to = &self.views[step.to];
+        let mut list = [*to; MOST_SOURCES];
+        for (place, &source) in list.iter_mut().zip(&step.from) {
+            *place = self.views[source];
+        }
+        let from = &list[..step.from.len()];
+        let y = task.rows.start + item;
+        // SAFETY: as the caller promises.
+        unsafe {
+            match &step.op {
+                Op::Copy(first) => view::copy_row(&from[0], to, y, *first),
+                Op::Winograd(winograd, _) => {
+                    let runs = winograd.runs(to.size[1]);
+                    let ty = task.rows.start / winograd.tile + item / runs;
+                    let scratch = self.scratch.add(thread * self.layout.scratch);
+                    winograd.compute::<V>(from, to, self.zeros, ty, item % runs, scratch);
+                }
+                Op::Direct(direct, _) => {
+                    let pieces = to.size[1].div_ceil(ROW_PIECE);
+                    let (y, first) = (task.rows.start + item / pieces, item % pieces * ROW_PIECE);
+                    let pixels = Pixels { row: y, first, step: 1, count: ROW_PIECE.min(to.size[1] - first) };
+                    direct.compute::<V>(from, to, self.zeros, y, first, pixels);
+                }
+                Op::Transposed { phases, stride, .. } => {
+                    for phase in phases.iter().filter(|phase| phase.at[0] == y % stride[0]) {
+                        let first = phase.at[1];
+                        let count = to.size[1].saturating_sub(first).div_ceil(stride[1]);
+                        let pixels = Pixels { row: y, first, step: stride[1], count };
+                        phase.direct.compute::<V>(from, to, self.zeros, y / stride[0], 0, pixels);
+                    }
+                }
+                Op::Halve => view::halve_row::<V>(&from[0], to, y),
+                Op::Double => view::double_row::<V>(&from[0], to, y),
+                Op::Map(activation) => view::map_row::<V>(&from[0], from.get(1), to, y, *activation),
+                Op::Reflect(before, _) => view::reflect_row(&from[0], to, y, *before),
+            }
+        }
+    }
+}
+
+impl Step {
+    /// What it does, for people.
+    pub(super) fn describe(&self, program: &Program) -> String {
+        let what = match &self.op {
+            Op::Copy(_) => "copy".to_owned(),
+            Op::Winograd(winograd, _) => format!("3x3 by F({0}x{0})", winograd.tile),
+            Op::Direct(direct, _) => format!("{}x{}", direct.window.kernel[0], direct.window.kernel[1]),
+            Op::Transposed { .. } => "transposed".to_owned(),
+            Op::Halve => "max-pool".to_owned(),
+            Op::Double => "enlarge".to_owned(),
+            Op::Map(_) if self.from.len() > 1 => "add".to_owned(),
+            Op::Map(_) => "activation".to_owned(),
+            Op::Reflect(..) => "pad".to_owned(),
+        };
+        let inputs: usize = self.from.iter().map(|&source| program.tensors[source].channels).sum();
+        format!("{} ({what}, {inputs} to {})", self.name, program.tensors[self.to].channels)
+    }
+}

@@ -1,0 +1,242 @@
+//! Every kernel, for every set of instructions that this processor has, against a sum in f64 over single samples.
+
+use super::direct::{Direct, Window, lanes_of};
+use super::program::{Arena, Layout, Op, Program, Step, Tensor};
+use super::simd::Isa;
+use super::view::Activation;
+use super::winograd::Winograd;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+
+/// One step between copies in and out.
+struct Case {
+    op: Op,
+    /// Sources: channels, and whether they count as doubled.
+    sources: Vec<(usize, bool)>,
+    outputs: usize,
+    isa: Isa,
+}
+
+impl Case {
+    /// Runs it on inputs of this size.
+    fn run(self, inputs: &[Vec<f32>], size: [usize; 2], threads: usize) -> Vec<f32> {
+        let mut program = Program { isa: self.isa, tensors: vec![], steps: vec![], inputs: vec![], outputs: vec![] };
+        let tensor = |program: &mut Program, channels: usize, external: bool| {
+            let lanes = if external { 1 } else { lanes_of(self.isa, channels) };
+            program.tensors.push(Tensor { channels, lanes, external });
+            program.tensors.len() - 1
+        };
+        let mut from = vec![];
+        let mut sizes = vec![];
+        for &(channels, doubled) in &self.sources {
+            let outside = tensor(&mut program, channels, true);
+            let inside = tensor(&mut program, channels, false);
+            program.inputs.push(outside);
+            program.steps.push(Step { name: String::new(), op: Op::Copy(0), from: vec![outside], to: inside });
+            from.push(inside);
+            sizes.push(if doubled { size.map(|side| side / 2) } else { size });
+        }
+        let made = tensor(&mut program, self.outputs, false);
+        program.steps.push(Step { name: String::new(), op: self.op, from, to: made });
+        let outside = tensor(&mut program, self.outputs, true);
+        program.outputs.push(outside);
+        program.steps.push(Step { name: String::new(), op: Op::Copy(0), from: vec![made], to: outside });
+        let layout = Layout::new(&program, &sizes).expect("a size that fits");
+        let [rows, columns] = layout.output_size(&program, 0);
+        // What is not written stays NaN.
+        let mut output = vec![f32::NAN; self.outputs * rows * columns];
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut arena = Arena::default();
+        program.run(&layout, &mut arena, &inputs, &mut [&mut output], threads, None);
+        let first = output.clone();
+        output.fill(f32::NAN);
+        program.run(&layout, &mut arena, &inputs, &mut [&mut output], 1, None);
+        assert!(first.iter().zip(&output).all(|(a, b)| a.to_bits() == b.to_bits()), "another result with 1 thread");
+        output
+    }
+}
+
+/// A convolution in f64, sample by sample: C, Y, X in and out.
+fn oracle(input: &[f32], size: [usize; 2], window: Window, out: [usize; 2], weights: &[f32], bias: &[f32]) -> Vec<f64> {
+    let inputs = input.len() / (size[0] * size[1]);
+    let [height, width] = window.kernel;
+    let mut result = vec![];
+    for (o, bias) in bias.iter().enumerate() {
+        for y in 0..out[0] {
+            for x in 0..out[1] {
+                let mut sum = f64::from(*bias);
+                for i in 0..inputs {
+                    for (ky, kx) in (0..height).flat_map(|ky| (0..width).map(move |kx| (ky, kx))) {
+                        let row = window.first(0, y) + (ky * window.dilation[0]) as isize;
+                        let column = window.first(1, x) + (kx * window.dilation[1]) as isize;
+                        if (0..size[0] as isize).contains(&row) && (0..size[1] as isize).contains(&column) {
+                            let at = (i * size[0] + row as usize) * size[1] + column as usize;
+                            let weight = weights[((o * inputs + i) * height + ky) * width + kx];
+                            sum += f64::from(weight) * f64::from(input[at]);
+                        }
+                    }
+                }
+                result.push(sum);
+            }
+        }
+    }
+    result
+}
+
+fn noise(random: &mut Pcg64, n: usize) -> Vec<f32> {
+    (0..n).map(|_| random.random_range(-1.0..1.0)).collect()
+}
+
+/// Pixels repeated 2 by 2.
+fn doubled(input: &[f32], size: [usize; 2], channels: usize) -> Vec<f32> {
+    let [rows, columns] = size.map(|side| side / 2);
+    let mut result = vec![];
+    for channel in 0..channels {
+        for y in 0..size[0] {
+            result.extend((0..size[1]).map(|x| input[(channel * rows + y / 2) * columns + x / 2]));
+        }
+    }
+    result
+}
+
+fn activated(value: f64, activation: Activation) -> f64 {
+    match activation {
+        Activation::Relu => value.max(0.0),
+        Activation::Leaky(slope) => {
+            if value < 0.0 {
+                value * f64::from(slope)
+            } else {
+                value
+            }
+        }
+        _ => value,
+    }
+}
+
+/// Largest error allowed, as a part of the largest result: rounding errors of a sum add up like a random walk.
+fn assert_close(what: &str, found: &[f32], expected: &[f64], terms: usize, factor: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let range = expected.iter().fold(1.0_f64, |range, x| range.max(x.abs()));
+    let tolerance = factor * range * (terms as f64).sqrt().max(4.0);
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let close = (f64::from(*found) - expected).abs() <= tolerance;
+        assert!(close, "{what}, sample {i}: {found}, expected {expected} within {tolerance:.1e}");
+    }
+}
+
+fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.iter().copied().filter(|isa| isa.is_here())
+}
+
+const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::Relu, Activation::Leaky(0.2)];
+
+#[test]
+fn winograd_agrees_with_the_definition() {
+    let mut random = Pcg64::seed_from_u64(4);
+    for round in 0..90 {
+        let outputs = random.random_range(5..=if round % 4 == 0 { 70 } else { 20 });
+        let several = random.random_range(1..=3);
+        let folded = round % 3 == 1;
+        let sources: Vec<(usize, bool)> = (0..several)
+            .map(|i| (random.random_range(5..=if round % 5 == 0 { 67 } else { 18 }), folded && i % 2 == 0))
+            .collect();
+        let mut size = [random.random_range(1..=40), random.random_range(1..=if round % 6 == 0 { 400 } else { 40 })];
+        let (mut before, mut after) = ([1, 1], [1, 1]);
+        if folded {
+            size = size.map(|side: usize| side.next_multiple_of(2));
+        } else if round % 3 == 2 {
+            size = size.map(|side| side + 2);
+            before = [random.random_range(0..=2), random.random_range(0..=2)];
+            after = [random.random_range(0..=2), random.random_range(0..=2)];
+        }
+        let channels: usize = sources.iter().map(|source| source.0).sum();
+        let (weights, bias) = (noise(&mut random, outputs * channels * 9), noise(&mut random, outputs));
+        let inputs: Vec<Vec<f32>> = sources
+            .iter()
+            .map(|&(channels, doubled)| noise(&mut random, channels * size[0] * size[1] / if doubled { 4 } else { 1 }))
+            .collect();
+        let joined: Vec<f32> = inputs
+            .iter()
+            .zip(&sources)
+            .flat_map(|(input, &(channels, twice))| if twice { doubled(input, size, channels) } else { input.clone() })
+            .collect();
+        let window =
+            Window { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], before: before.map(|n: usize| n as isize) };
+        let out = [0, 1].map(|axis| size[axis] + before[axis] + after[axis] - 2);
+        let activation = ACTIVATIONS[round % 3];
+        let expected = oracle(&joined, size, window, out, &weights, &bias);
+        let expected: Vec<f64> = expected.into_iter().map(|value| activated(value, activation)).collect();
+        for isa in isas() {
+            for tile in [2, 4] {
+                let mut winograd = Winograd::new(isa, tile, &sources, before, &weights, &bias);
+                winograd.activation = activation;
+                let case = Case { op: Op::Winograd(winograd, after), sources: sources.clone(), outputs, isa };
+                let found = case.run(&inputs, size, 1 + round % 3);
+                let what = format!("{isa:?}, F({tile}), {sources:?} to {outputs}, {size:?}, {before:?}, {after:?}");
+                assert_close(&what, &found, &expected, channels * 9, if tile == 2 { 2e-7 } else { 4e-7 });
+            }
+        }
+    }
+}
+
+#[test]
+fn direct_convolutions_agree_with_the_definition() {
+    let mut random = Pcg64::seed_from_u64(5);
+    for round in 0..120 {
+        let mut side = |most: usize| [random.random_range(1..=most), random.random_range(1..=most)];
+        let kernel = if round % 3 == 0 { [[1, 1], [5, 5], [4, 4], [7, 7]][round / 3 % 4] } else { side(7) };
+        let stride = if round % 2 == 0 { [1, 1] } else { side(3) };
+        let dilation = if round % 5 == 0 { side(3) } else { [1, 1] };
+        let (before, after) = (side(4), side(4));
+        let field = [0, 1].map(|axis| (kernel[axis] - 1) * dilation[axis] + 1);
+        let mut size = side(if round % 7 == 0 { 350 } else { 30 });
+        size[0] = size[0].min(30);
+        size = [0, 1].map(|axis: usize| size[axis].max(field[axis]));
+        let channels = |random: &mut Pcg64| {
+            let most = [3, 8, 20, 40][random.random_range(0..4)];
+            random.random_range(1..=most)
+        };
+        let outputs = channels(&mut random);
+        let sources: Vec<usize> = (0..random.random_range(1..=2)).map(|_| channels(&mut random)).collect();
+        let all: usize = sources.iter().sum();
+        let (weights, bias) = (noise(&mut random, outputs * all * kernel[0] * kernel[1]), noise(&mut random, outputs));
+        let inputs: Vec<Vec<f32>> =
+            sources.iter().map(|&channels| noise(&mut random, channels * size[0] * size[1])).collect();
+        let window = Window { kernel, stride, dilation, before: before.map(|n: usize| n as isize) };
+        let out = [0, 1].map(|axis| (size[axis] + before[axis] + after[axis] - field[axis]) / stride[axis] + 1);
+        let activation = ACTIVATIONS[round % 3];
+        let expected = oracle(&inputs.concat(), size, window, out, &weights, &bias);
+        let expected: Vec<f64> = expected.into_iter().map(|value| activated(value, activation)).collect();
+        for isa in isas() {
+            let mut direct = Direct::new(isa, window, &sources, &weights, &bias);
+            direct.activation = activation;
+            let sources: Vec<(usize, bool)> = sources.iter().map(|&channels| (channels, false)).collect();
+            let what = format!("{isa:?}, {sources:?} to {outputs}, {window:?}, {size:?}");
+            let case = Case { op: Op::Direct(direct, after), sources, outputs, isa };
+            let found = case.run(&inputs, size, 1 + round % 3);
+            assert_close(&what, &found, &expected, all * kernel[0] * kernel[1], 2e-7);
+        }
+    }
+}
+
+#[test]
+fn rows_are_reflected_as_one_would_by_hand() {
+    for (height, before, after) in [(2, 1, 1), (5, 3, 4), (40, 3, 3), (7, 6, 0), (33, 0, 8)] {
+        let input: Vec<f32> = (0..height * 4).map(|i| i as f32).collect();
+        let op = Op::Reflect([before, 0], [after, 0]);
+        let case = Case { op, sources: vec![(1, false)], outputs: 1, isa: Isa::Portable };
+        let found = case.run(std::slice::from_ref(&input), [height, 4], 2);
+        let rows: Vec<usize> = (0..height + before + after)
+            .map(|y| (y as isize - before as isize).unsigned_abs())
+            .map(|y| if y < height { y } else { 2 * (height - 1) - y })
+            .collect();
+        let expected: Vec<f32> = rows.into_iter().flat_map(|y| input[y * 4..][..4].to_vec()).collect();
+        assert_eq!(found, expected, "{height} {before} {after}");
+    }
+}
+
+#[test]
+fn the_built_in_model_is_one_program() {
+    let bytes = crate::models::builtin(crate::Task::Denoise).expect("a built-in model");
+    assert!(crate::network::Network::from_onnx("built-in", bytes).expect("a good model").is_streamed());
+}

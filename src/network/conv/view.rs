@@ -1,0 +1,243 @@
+//! Where the samples of a tensor lie while a program runs, and the simple operators on them: copies, pooling,
+//! enlarging, sums and activations, one row at a time.
+//!
+//! A row holds all channels of the pixels of one image row: blocks of `lanes` channels; in a block pixel after pixel,
+//! and of each pixel its `lanes` channels side by side. With one lane that is one plane row after the other. Lanes
+//! beyond the last channel hold zeros or rubbish that meets weights of zero. On either side of a row lies a margin of
+//! zeros, so that windows meet no border. Of a tensor inside a program only as many rows are kept as are needed at
+//! once: row y lies in slot y modulo `slots`.
+
+use super::simd::Vector;
+
+/// A tensor in memory.
+#[derive(Clone, Copy)]
+pub(super) struct View {
+    /// Row 0, block 0, first pixel behind the margin.
+    pub base: *mut f32,
+    pub slots: usize,
+    /// Rows and columns of the whole tensor.
+    pub size: [usize; 2],
+    pub channels: usize,
+    pub lanes: usize,
+    /// Samples from one slot to the next.
+    pub row_stride: usize,
+    /// Samples from one block of channels to the next.
+    pub block_stride: usize,
+}
+
+impl View {
+    pub(super) fn blocks(&self) -> usize {
+        self.channels.div_ceil(self.lanes)
+    }
+
+    /// First pixel of a row of the tensor.
+    #[inline(always)]
+    pub(super) fn row(&self, y: usize) -> *mut f32 {
+        self.base.wrapping_add(y % self.slots * self.row_stride)
+    }
+
+    /// The same, and zeros beyond the first and last row.
+    #[inline(always)]
+    pub(super) fn row_or(&self, y: isize, zeros: *const f32) -> *const f32 {
+        match usize::try_from(y) {
+            Ok(y) if y < self.size[0] => self.row(y),
+            _ => zeros,
+        }
+    }
+}
+
+/// What follows the sum of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Activation {
+    None,
+    Relu,
+    /// Negative values times this.
+    Leaky(f32),
+    Tanh,
+    Sigmoid,
+}
+
+impl Activation {
+    /// Whether a kernel may apply it to its sums.
+    pub(super) fn is_simple(self) -> bool {
+        matches!(self, Self::None | Self::Relu | Self::Leaky(_))
+    }
+
+    /// Of a vector, for the simple ones.
+    ///
+    /// # Safety
+    /// The contract of [`Vector`].
+    #[inline(always)]
+    pub(super) unsafe fn apply<V: Vector>(self, value: V) -> V {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match self {
+                Self::Relu => value.max(V::splat(0.0)),
+                Self::Leaky(slope) => {
+                    let zero = V::splat(0.0);
+                    value.min(zero).times_plus(V::splat(slope), value.max(zero))
+                }
+                _ => value,
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn apply_one(self, value: f32) -> f32 {
+        match self {
+            Self::None => value,
+            Self::Relu => {
+                if value < 0.0 {
+                    0.0
+                } else {
+                    value
+                }
+            }
+            Self::Leaky(slope) => {
+                if value < 0.0 {
+                    value * slope
+                } else {
+                    value
+                }
+            }
+            Self::Tanh => value.tanh(),
+            Self::Sigmoid => 1.0 / (1.0 + (-value).exp()),
+        }
+    }
+}
+
+/// Copies row `y`, from whatever lanes to whatever lanes.
+///
+/// # Safety
+/// Both views are valid and of the same size and channels.
+#[inline(always)]
+pub(super) unsafe fn copy_row(from: &View, to: &View, y: usize, first: usize) {
+    let columns = from.size[1];
+    // SAFETY: all samples lie within row y of their views.
+    unsafe {
+        for channel in 0..from.channels {
+            let into = channel + first;
+            let source = from.row(y).add(channel / from.lanes * from.block_stride + channel % from.lanes);
+            let target = to.row(y).add(into / to.lanes * to.block_stride + into % to.lanes);
+            if from.lanes == 1 && to.lanes == 1 {
+                source.copy_to_nonoverlapping(target, columns);
+                continue;
+            }
+            for x in 0..columns {
+                *target.add(x * to.lanes) = *source.add(x * from.lanes);
+            }
+        }
+    }
+}
+
+/// The largest of each 2 by 2 pixels.
+///
+/// # Safety
+/// Both views are valid, of the same channels and lanes, `from` of twice the size at least.
+#[inline(always)]
+pub(super) unsafe fn halve_row<V: Vector>(from: &View, to: &View, y: usize) {
+    // SAFETY: rows 2y and 2y + 1 and columns to twice the result's are there.
+    unsafe {
+        for block in 0..from.blocks() {
+            let above = from.row(2 * y).add(block * from.block_stride);
+            let below = from.row(2 * y + 1).add(block * from.block_stride);
+            let target = to.row(y).add(block * to.block_stride);
+            if to.lanes == V::LANES {
+                for x in 0..to.size[1] {
+                    let (left, right) = (2 * x * V::LANES, (2 * x + 1) * V::LANES);
+                    let above = V::load(above.add(left)).max(V::load(above.add(right)));
+                    let below = V::load(below.add(left)).max(V::load(below.add(right)));
+                    above.max(below).store(target.add(x * V::LANES));
+                }
+            } else {
+                for x in 0..to.size[1] {
+                    let above = (*above.add(2 * x)).max(*above.add(2 * x + 1));
+                    *target.add(x) = above.max(*below.add(2 * x)).max(*below.add(2 * x + 1));
+                }
+            }
+        }
+    }
+}
+
+/// Every pixel becomes 2 by 2.
+///
+/// # Safety
+/// Both views are valid, of the same channels and lanes, `to` of twice the size.
+#[inline(always)]
+pub(super) unsafe fn double_row<V: Vector>(from: &View, to: &View, y: usize) {
+    // SAFETY: row y / 2 is there, and each of its pixels has room twice.
+    unsafe {
+        for block in 0..from.blocks() {
+            let source = from.row(y / 2).add(block * from.block_stride);
+            let target = to.row(y).add(block * to.block_stride);
+            for x in 0..from.size[1] {
+                if to.lanes == V::LANES {
+                    let pixel = V::load(source.add(x * V::LANES));
+                    pixel.store(target.add(2 * x * V::LANES));
+                    pixel.store(target.add((2 * x + 1) * V::LANES));
+                } else {
+                    *target.add(2 * x) = *source.add(x);
+                    *target.add(2 * x + 1) = *source.add(x);
+                }
+            }
+        }
+    }
+}
+
+/// The sum of two tensors, or one alone, with an activation.
+///
+/// # Safety
+/// All views are valid, of the same size, channels and lanes.
+#[inline(always)]
+pub(super) unsafe fn map_row<V: Vector>(a: &View, b: Option<&View>, to: &View, y: usize, activation: Activation) {
+    // SAFETY: all samples lie within row y of their views.
+    unsafe {
+        for block in 0..to.blocks() {
+            let first = a.row(y).add(block * a.block_stride);
+            let second = b.map(|b| b.row(y).add(block * b.block_stride));
+            let target = to.row(y).add(block * to.block_stride);
+            let samples = to.size[1] * to.lanes;
+            let mut i = 0;
+            while activation.is_simple() && i + V::LANES <= samples {
+                let mut value = V::load(first.add(i));
+                if let Some(second) = second {
+                    value = value.plus(V::load(second.add(i)));
+                }
+                activation.apply(value).store(target.add(i));
+                i += V::LANES;
+            }
+            while i < samples {
+                let value = *first.add(i) + second.map_or(0.0, |second| *second.add(i));
+                *target.add(i) = activation.apply_one(value);
+                i += 1;
+            }
+        }
+    }
+}
+
+/// The tensor with its border rows and columns reflected outward.
+///
+/// # Safety
+/// Both views are valid, of the same channels and lanes; `to` is larger by the padding, of which there are at most as
+/// many pixels as `from` has beside its border.
+#[inline(always)]
+pub(super) unsafe fn reflect_row(from: &View, to: &View, y: usize, before: [usize; 2]) {
+    let row = reflected(y, before[0], from.size[0]);
+    // SAFETY: reflected positions lie inside `from`.
+    unsafe {
+        for block in 0..from.blocks() {
+            let source = from.row(row).add(block * from.block_stride);
+            let target = to.row(y).add(block * to.block_stride);
+            for x in 0..to.size[1] {
+                let column = reflected(x, before[1], from.size[1]);
+                source.add(column * from.lanes).copy_to_nonoverlapping(target.add(x * to.lanes), to.lanes);
+            }
+        }
+    }
+}
+
+/// Which position of an axis stands at `at` of the padded axis.
+pub(super) fn reflected(at: usize, before: usize, length: usize) -> usize {
+    let inside = at.abs_diff(before);
+    inside.min((2 * (length - 1)).saturating_sub(inside))
+}

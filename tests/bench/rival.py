@@ -1,0 +1,103 @@
+"""One runtime on one model, for runtimes.rs: `rival.py RUNTIME MODEL SIDE THREADS`.
+
+Prints the multiplications of the network, then for every line on standard input the seconds of one run, and at the end
+the peak memory of the process in bytes.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, shape_inference
+
+
+def multiplications(model: onnx.ModelProto, side: int) -> int:
+    """Of all convolutions, by their definition."""
+    for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 1, side, side), strict=True):
+        axis.dim_value = length
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.value_info, *graph.output]}
+    shapes[graph.input[0].name] = [1, 1, side, side]
+    weights = {w.name: list(w.dims) for w in graph.initializer}
+    total = 0
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            # A transposed convolution multiplies every input pixel, another one every output pixel, with a kernel.
+            pixels = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]]
+            total += int(np.prod(weights[node.input[1]])) * pixels[2] * pixels[3]
+    return total
+
+
+def onnxruntime_run(path: str, image: np.ndarray, threads: int) -> Callable[[], None]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: image})
+
+
+def torch_run(path: str, image: np.ndarray, threads: int) -> Callable[[], None]:
+    import torch
+    import torch.nn.functional as f
+
+    torch.set_num_threads(threads)
+    graph = onnx.load(path).graph
+    constants = {w.name: torch.from_numpy(numpy_helper.to_array(w).copy()) for w in graph.initializer}
+    given = torch.from_numpy(image)
+
+    def convolution(call: Callable, x: list, a: dict) -> torch.Tensor:
+        pads = a.get("pads", [0, 0, 0, 0])
+        assert pads[:2] == pads[2:], "uneven padding"
+        extra = {"output_padding": a["output_padding"]} if "output_padding" in a else {}
+        return call(x[0], x[1], x[2], stride=a.get("strides", 1), padding=pads[:2], **extra)
+
+    operators = {
+        "Conv": lambda x, a: convolution(f.conv2d, x, a),
+        "ConvTranspose": lambda x, a: convolution(f.conv_transpose2d, x, a),
+        "Relu": lambda x, a: torch.relu(x[0]),
+        "LeakyRelu": lambda x, a: f.leaky_relu(x[0], a["alpha"]),
+        "MaxPool": lambda x, a: f.max_pool2d(x[0], a["kernel_shape"], a["strides"]),
+        "Resize": lambda x, a: f.interpolate(x[0], scale_factor=2, mode="nearest"),
+        "Concat": lambda x, a: torch.cat(x, a["axis"]),
+        "Add": lambda x, a: x[0] + x[1],
+        "Tanh": lambda x, a: torch.tanh(x[0]),
+    }
+    nodes = [
+        (n.op_type, list(n.input), n.output[0], {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute})
+        for n in graph.node
+    ]
+    last_use = {name: step for step, (_, inputs, _, _) in enumerate(nodes) for name in inputs}
+
+    def run() -> None:
+        values = {graph.input[0].name: given}
+        with torch.inference_mode():
+            for step, (op, inputs, output, attributes) in enumerate(nodes):
+                arguments = [values.get(name, constants.get(name)) for name in inputs if name]
+                values[output] = operators[op](arguments, attributes)
+                for name in inputs:
+                    if last_use[name] == step:
+                        values.pop(name, None)
+
+    return run
+
+
+def main() -> None:
+    runtime, path, side, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    image = np.random.default_rng(1).random((1, 1, side, side), dtype=np.float32)
+    run = {"onnxruntime": onnxruntime_run, "torch": torch_run}[runtime](path, image, threads)
+    print(multiplications(onnx.load(path), side), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(time.perf_counter() - start, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
+
+
+if __name__ == "__main__":
+    main()
