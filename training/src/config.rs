@@ -88,6 +88,10 @@ pub struct Data {
     pub match_intensity: bool,
     /// Part of the images without a given split that is kept for validation.
     pub validation_fraction: f64,
+    /// How many pairs of each task are trained on: a seeded choice, of which a smaller number is always a part. Without
+    /// it, all. The others are not used at all; 0: only images that belong to no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<usize>,
 }
 
 impl Default for Data {
@@ -98,6 +102,7 @@ impl Default for Data {
             percentile_high: 99.8,
             match_intensity: true,
             validation_fraction: 0.1,
+            pairs: None,
         }
     }
 }

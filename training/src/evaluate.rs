@@ -1,7 +1,7 @@
 //! A model file on pairs, through the engine: what a user gets, scored under the protocol of `mdr evaluate`.
 
 use crate::config::{Folder, FolderKind};
-use crate::pairs;
+use crate::pairs::{self, Entry};
 use anyhow::{Context, Result, ensure};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::{Image, Model, RestoreOptions};
@@ -27,16 +27,39 @@ pub struct Row {
 /// # Errors
 /// Where a file cannot be read or the model does not fit the images.
 pub fn evaluate(model: &Model, data: &Path, options: &RestoreOptions) -> Result<Vec<Row>> {
-    let folder = Folder { path: String::new(), split: None, kind: Some(FolderKind::Pairs), task: None, weight: 1.0 };
-    // A pair lies on one grid: nothing is to be resampled, whatever the model's task.
+    score(data, &mut |_, low| restore(model, low, options))
+}
+
+/// Restores the degraded image of a pair. A pair lies on one grid: nothing is resampled, whatever the model's task.
+///
+/// # Errors
+/// Where the model does not fit the image.
+pub fn restore(model: &Model, low: &Image, options: &RestoreOptions) -> Result<Image> {
     let options = RestoreOptions { slices: true, ..options.clone() };
+    Ok(mdr::restore(model, low, &options, &mut |_| true)?)
+}
+
+/// The pairs at any depth below a folder.
+///
+/// # Errors
+/// Where there are none, or one lacks its partner.
+pub fn pairs_below(data: &Path) -> Result<Vec<Entry>> {
+    let folder = Folder { path: String::new(), split: None, kind: Some(FolderKind::Pairs), task: None, weight: 1.0 };
+    pairs::search(&[folder], data)
+}
+
+/// As [`evaluate`], with anything that restores an image, given its path relative to `data` too.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn score(data: &Path, restore: &mut dyn FnMut(&Path, &Image) -> Result<Image>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for entry in pairs::search(&[folder], data)? {
+    for entry in pairs_below(data)? {
         let (Some(degraded), Some(reference)) = (&entry.degraded, &entry.reference) else { continue };
         let low = mdr::tiff_io::read_tiff(data.join(degraded))?;
         let high = mdr::tiff_io::read_tiff(data.join(reference))?;
         let name = degraded.file_name().unwrap_or_default().to_string_lossy();
-        let restored = mdr::restore(model, &low, &options, &mut |_| true).with_context(|| name.to_string())?;
+        let restored = restore(degraded, &low).with_context(|| name.to_string())?;
         for image in [&high, &restored] {
             ensure!(
                 image.info.shape == low.info.shape,

@@ -1,8 +1,8 @@
 //! The command line of mdr-train: options in, exit status out; the work is done by the library.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
-use mdr_train::{config::Config, evaluate, export, report, simulate, synthesize, train};
+use mdr_train::{benchmark, config::Config, evaluate, export, report, simulate, synthesize, train};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
@@ -29,6 +29,29 @@ enum Command {
     Evaluate(Evaluate),
     /// Makes pairs from clean images or phantoms: blur, sampling, photons, camera.
     Simulate(Simulate),
+    /// Trains and scores a table of methods, tasks, numbers of pairs and seeds; goes on where it was stopped.
+    Benchmark(Benchmark),
+}
+
+#[derive(Args)]
+struct Benchmark {
+    /// The table (TOML).
+    #[arg(long)]
+    config: PathBuf,
+    /// Folder that holds TASK/train, val and test for each task.
+    #[arg(long)]
+    data: PathBuf,
+    /// Folder for results.json, report.html and a run folder for each cell.
+    #[arg(long)]
+    out: PathBuf,
+    /// Only the group with this label, and what it needs; may be repeated.
+    #[arg(long, value_name = "LABEL")]
+    only: Vec<String>,
+    /// Replace a value of every config, such as train.steps=20; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    hardware: Hardware,
 }
 
 #[derive(Args)]
@@ -181,6 +204,7 @@ fn main() -> std::process::ExitCode {
         Command::Export(options) => run_export(&options),
         Command::Evaluate(options) => run_evaluate(&options),
         Command::Simulate(options) => run_simulate(&options),
+        Command::Benchmark(options) => run_benchmark(&options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -191,18 +215,40 @@ fn main() -> std::process::ExitCode {
     }
 }
 
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Lets Ctrl-C end a training after its step.
+fn stop_on_ctrl_c() -> Result<()> {
+    Ok(ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; once more stops without saving");
+    })?)
+}
+
+fn run_benchmark(options: &Benchmark) -> Result<()> {
+    let device = options.hardware.device()?;
+    stop_on_ctrl_c()?;
+    let Benchmark { config, data, out, only, set, hardware } = options;
+    let threads = hardware.threads.filter(|&threads| threads > 0).map(usize::from);
+    let stop = || STOP.load(Ordering::Relaxed);
+    let (results, done) =
+        benchmark::run(&benchmark::Options { config, data, out, only, set, device, threads, stop: &stop })?;
+    println!("{}", out.join("report.html").display());
+    ensure!(done, "stopped; the same command goes on");
+    let failed = results.cells.iter().filter(|cell| cell.error.is_some()).count();
+    ensure!(failed == 0, "{failed} of {} cells failed; the report says why", results.cells.len());
+    Ok(())
+}
+
 fn run_train(mut options: Train) -> Result<()> {
     if let Some(vgg16) = &options.vgg16 {
         options.set.push(format!("gan.vgg16={}", toml::Value::String(vgg16.display().to_string())));
     }
     let device = options.hardware.device()?;
-    static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("stopping after this step; once more stops without saving");
-    })?;
+    stop_on_ctrl_c()?;
     let stop = |_| STOP.load(Ordering::Relaxed);
     let run = train::RunFolder::new(&options.out);
     let outcome = match &options.config {

@@ -9,7 +9,7 @@ use mdr::{Image, Task, metrics};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Rows and columns of f32 samples.
@@ -112,6 +112,11 @@ impl Entry {
 pub fn find(config: &Config, root: &Path) -> Result<Vec<Entry>> {
     let mut found = search(&folders(config), root)?;
     split_rest(&mut found, config);
+    if let Some(count) = config.data.pairs {
+        let folders = folders(config);
+        let tasks: Vec<usize> = folders.iter().map(|folder| task_index(folder, config)).collect::<Result<_>>()?;
+        take_pairs(&mut found, count, config.seed, &tasks);
+    }
     Ok(found)
 }
 
@@ -225,6 +230,23 @@ fn split_rest(found: &mut [Entry], config: &Config) {
             found[index].split = Split::Val;
         }
     }
+}
+
+/// Leaves `count` training pairs of each task, drawn so that a smaller number is a part of a larger one. `tasks`: of each
+/// folder of the config.
+fn take_pairs(found: &mut Vec<Entry>, count: usize, seed: u64, tasks: &[usize]) {
+    let is_one = |entry: &Entry| entry.split == Split::Train && entry.is_pair();
+    let mut order: Vec<usize> = (0..found.len()).filter(|&index| is_one(&found[index])).collect();
+    order.shuffle(&mut Pcg64Mcg::seed_from_u64(seed.wrapping_add(1)));
+    let mut taken = BTreeMap::new();
+    let mut kept = vec![true; found.len()];
+    for index in order {
+        let taken: &mut usize = taken.entry(tasks[found[index].folder]).or_default();
+        kept[index] = *taken < count;
+        *taken += 1;
+    }
+    let mut kept = kept.into_iter();
+    found.retain(|_| kept.next() == Some(true));
 }
 
 /// Reads the images of one part of the split.
