@@ -153,6 +153,8 @@ fn a_benchmark_from_table_to_report() {
     ] {
         assert!(report.contains(part), "{part}");
     }
+    // CARE's row of three pairs has it, that of one has not.
+    assert_eq!(report.matches("21.6 / 0.56").count(), 1);
     let ablations = &report[report.find("Ablations").unwrap()..report.find("Examples").unwrap()];
     let place = |label: &str| ablations.find(&format!("<td>{label}<td>")).unwrap();
     assert!(place("CARE") < place("CARE of another width"));
