@@ -63,17 +63,6 @@ fn a_run_from_images_to_figures() {
     let output = mdr_train(&["export", &run.display().to_string()], &[("--out", &copy)]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(std::fs::read(&copy).unwrap() == std::fs::read(run.join("model.onnx")).unwrap());
-
-    // As earlier versions wrote it, who called simulated windows images: told anew from config and split.
-    let scores = run.join("checkpoints/best.json");
-    let stored = std::fs::read_to_string(&scores).unwrap();
-    let mut old: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&stored).unwrap();
-    old.insert("data".into(), "validation".into());
-    assert!(old.remove("pairs").is_some() && old.remove("simulated_windows").is_some());
-    std::fs::write(&scores, serde_json::to_string(&old).unwrap()).unwrap();
-    let output = mdr_train(&["export", &run.display().to_string()], &[("--out", &copy)]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(mdr::Model::load(&copy).unwrap().facts().metrics, Some(metrics));
 }
 
 #[test]

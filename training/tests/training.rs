@@ -138,7 +138,7 @@ fn unet_loss_and_adam_agree_with_pytorch() {
     let config = common::smoke(&["net.features=3"]);
     let mut method = config.method.build(&config, Device::Cpu);
     for (name, mut variable) in method.state() {
-        if let Some(name) = name.strip_prefix("net.") {
+        if let Some(name) = name.strip_prefix("generator.net.") {
             tch::no_grad(|| variable.copy_(&stored[name]));
         }
     }

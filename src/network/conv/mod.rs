@@ -210,7 +210,8 @@ pub(super) fn replace_parts(model: &mut TypedModel, precise: bool) -> TractResul
         }
     }
     close(model, part, &mut nodes, &mut patches)?;
-    for patch in patches {
+    // The last first: a part takes what the one before it makes, from nodes that are gone once that one is replaced.
+    for patch in patches.into_iter().rev() {
         patch.apply(model)?;
     }
     release_pointwise(model)
