@@ -104,6 +104,11 @@ def blocks_cases():
     yield "axial", noisy(5, 150, 220), "ZYX", {"task": "axial", "pixel_size": (3.0, 1.0)}, lambda: mean_model(None)
 
 
+def assert_alike(found, expected):
+    """Equal but for rounding, which depends on where a pixel lies in the tile that the network gets."""
+    assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
+
+
 @pytest.mark.parametrize(
     ("image", "axes", "options", "model"), [c[1:] for c in blocks_cases()], ids=[c[0] for c in blocks_cases()]
 )
@@ -117,7 +122,7 @@ def test_blocks_equal_the_whole(image, axes, options, model):
         blocks = restore_blocks(source, model, axes=axes, block=96, **options)
         assert blocks.shape == whole.shape and blocks.dtype == whole.dtype
         assert blocks.npartitions > 3
-        assert np.array_equal(blocks.compute(scheduler="sync"), whole)
+        assert_alike(blocks.compute(scheduler="sync"), whole)
 
 
 def test_a_cluster_of_two_processes_by_the_example(tmp_path):
@@ -139,4 +144,4 @@ def test_a_cluster_of_two_processes_by_the_example(tmp_path):
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert "2 processes" in ended.stdout
-    assert np.array_equal(zarr.open_array(str(tmp_path / "out.zarr"))[:], restore(image))
+    assert_alike(zarr.open_array(str(tmp_path / "out.zarr"))[:], restore(image))

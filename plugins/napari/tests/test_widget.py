@@ -183,7 +183,9 @@ def test_preview_is_what_the_run_will_give(viewer, qtbot):
     assert layer.translate[0] == 1
     y, x = (round(float(t / 0.5)) for t in layer.translate[1:])
     whole = restore(image)
-    assert np.array_equal(layer.data[0], whole[1, y : y + rows, x : x + columns])
+    expected = whole[1, y : y + rows, x : x + columns]
+    # Rounding depends on where a pixel lies in the tile that the network gets.
+    assert np.abs(layer.data[0] - expected).max() <= 1e-5 * np.ptp(whole)
 
     # It follows the view, the plane and the extent.
     viewer.dims.set_point(0, 2)
