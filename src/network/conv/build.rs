@@ -6,6 +6,7 @@
 use super::direct::{Direct, Window, lanes_of};
 use super::program::{MOST_SOURCES, Op, Phase, Program, Step, Tensor};
 use super::simd::Isa;
+use super::transform::Method;
 use super::view::Activation;
 use super::winograd::Winograd;
 use std::collections::HashMap;
@@ -28,7 +29,7 @@ type Value = Vec<(usize, bool)>;
 /// A program under construction.
 pub(super) struct Builder {
     pub program: Program,
-    /// No F(4, 3).
+    /// Only methods that round hardly more than a sum.
     precise: bool,
     values: HashMap<OutletId, Value>,
     /// The outlets of tract's graph that the program's inputs are.
@@ -208,6 +209,20 @@ impl Builder {
         self.values.retain(|_, value| value.iter().all(|source| source.0 < tensors));
     }
 
+    /// Channels of each tensor, and whether it counts as enlarged.
+    fn sources(&self, value: &Value) -> Vec<(usize, bool)> {
+        value.iter().map(|&(tensor, doubled)| (self.program.tensors[tensor].channels, doubled)).collect()
+    }
+
+    /// Winograd's method for a convolution, if there is one.
+    fn method(&self, window: Window, value: &Value, outputs: usize) -> Option<Method> {
+        let vectors = lanes_of(self.program.isa, outputs) > 1
+            && value.iter().all(|source| self.program.tensors[source.0].lanes > 1)
+            && value.len() <= MOST_SOURCES;
+        let doubled = value.iter().any(|source| source.1);
+        if vectors { Winograd::method(window, doubled, self.precise) } else { None }
+    }
+
     fn convolution(&mut self, model: &TypedModel, node: &TypedNode, conv: &Conv) -> TractResult<Option<Value>> {
         let Some((kernel, weights, bias)) =
             parameters(model, node, &conv.pool_spec, conv.kernel_fmt, conv.group, conv.output_channels())?
@@ -228,31 +243,19 @@ impl Builder {
             return Ok(None);
         };
         let Some(value) = self.value(model, node.inputs[0])? else { return Ok(None) };
-        let isa = self.program.isa;
-        let sources = |builder: &Self, value: &Value| -> Vec<(usize, bool)> {
-            value.iter().map(|&(tensor, doubled)| (builder.program.tensors[tensor].channels, doubled)).collect()
-        };
-        let vectors = |channels: usize| lanes_of(isa, channels) > 1;
-        let winograd = kernel == [3, 3]
-            && stride == [1, 1]
-            && dilation == [1, 1]
-            && vectors(bias.len())
-            && value.len() <= MOST_SOURCES
-            && sources(self, &value).iter().all(|source| vectors(source.0));
-        // Enlarged tiles begin at odd columns.
-        let foldable = before == [1, 1] && after == [1, 1];
-        let value = if winograd && foldable {
-            value
-        } else {
-            self.enlarged(&node.name, value).into_iter().map(|tensor| (tensor, false)).collect()
+        let window = Window { kernel, stride, dilation, before: before.map(|n| n as isize) };
+        // Winograd's method takes enlarged inputs as they are.
+        let value = match self.method(window, &value, bias.len()) {
+            Some(_) => value,
+            None => self.enlarged(&node.name, value).into_iter().map(|tensor| (tensor, false)).collect(),
         };
         let value = if value.len() > MOST_SOURCES { vec![(self.single(&node.name, value), false)] } else { value };
-        let sources = sources(self, &value);
-        let op = if winograd {
-            let tile = if self.precise { 2 } else { 4 };
-            Op::Winograd(Winograd::new(isa, tile, &sources, before, &weights, &bias), after)
+        let sources = self.sources(&value);
+        let isa = self.program.isa;
+        let op = if let Some(method) = self.method(window, &value, bias.len()) {
+            let more = [0, 1].map(|axis| (before[axis] + after[axis] + stride[axis]) as isize - kernel[axis] as isize);
+            Op::Winograd(Winograd::convolution(isa, method, window, &sources, &weights, &bias), more)
         } else {
-            let window = Window { kernel, stride, dilation, before: before.map(|n| n as isize) };
             let channels: Vec<usize> = sources.iter().map(|source| source.0).collect();
             Op::Direct(Direct::new(isa, window, &channels, &weights, &bias), after)
         };
@@ -285,6 +288,17 @@ impl Builder {
         if from.len() > MOST_SOURCES {
             return Ok(None);
         }
+        let more = [0, 1].map(|axis| (kernel[axis] + adjust[axis]) as isize - (before[axis] + after[axis]) as isize);
+        let window = Window { kernel, stride, dilation: [1, 1], before: before.map(|n| n as isize) };
+        let value = from.iter().map(|&tensor| (tensor, false)).collect();
+        // Of 3 by 3 taps the method would add 7 that are zero; measured no faster.
+        let method = self.method(window, &value, outputs).filter(|_| stride == [2, 2] && kernel != [3, 3]);
+        if let Some(method) = method {
+            let sources = self.sources(&value);
+            let winograd = Winograd::transposed(self.program.isa, method, window, &sources, &weights, &bias);
+            let op = Op::Winograd(winograd, more.map(|more| more - 2));
+            return Ok(Some(vec![(self.step(&node.name, op, from, outputs), false)]));
+        }
         let channels: Vec<usize> = from.iter().map(|&tensor| self.program.tensors[tensor].channels).collect();
         // Of each remainder of o + before: first output, taps, and inputs before the first one.
         let phases = |axis: usize| {
@@ -313,7 +327,6 @@ impl Builder {
                 list.push(Phase { at: [at_y, at_x], direct });
             }
         }
-        let more = [0, 1].map(|axis| (kernel[axis] + adjust[axis]) as isize - (before[axis] + after[axis]) as isize);
         let op = Op::Transposed { phases: list, stride, more };
         Ok(Some(vec![(self.step(&node.name, op, from, outputs), false)]))
     }

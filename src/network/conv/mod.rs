@@ -23,6 +23,7 @@ mod simd;
 mod team;
 #[cfg(test)]
 mod tests;
+mod transform;
 mod view;
 mod winograd;
 

@@ -38,16 +38,13 @@ pub(super) struct Step {
 pub(super) enum Op {
     /// From one layout to another, into the channels from this one on.
     Copy(usize),
+    /// With what makes the result's sides of the input's: see [`Winograd::size`].
+    Winograd(Winograd, [isize; 2]),
     /// With zeros after the last pixel of each axis.
-    Winograd(Winograd, [usize; 2]),
     Direct(Direct, [usize; 2]),
     /// One convolution for each remainder of the result's position, along Y and X; what the result is cut or
     /// lengthened by: stride, then what is added to (input − 1) times stride.
-    Transposed {
-        phases: Vec<Phase>,
-        stride: [usize; 2],
-        more: [isize; 2],
-    },
+    Transposed { phases: Vec<Phase>, stride: [usize; 2], more: [isize; 2] },
     /// Largest of 2 by 2.
     Halve,
     /// Pixels repeated 2 by 2.
@@ -75,7 +72,7 @@ impl Op {
             let n = from[axis];
             match self {
                 Self::Copy(_) | Self::Map(_) => Some(n),
-                Self::Winograd(w, after) => (n + w.before[axis] + after[axis]).checked_sub(2),
+                Self::Winograd(winograd, more) => winograd.size(n, more[axis]),
                 Self::Direct(d, after) => {
                     let padded = (n + after[axis]).checked_add_signed(d.window.before[axis])?;
                     let field = (d.window.kernel[axis] - 1) * d.window.dilation[axis] + 1;
@@ -94,12 +91,9 @@ impl Op {
         Some([axis(0)?, axis(1)?]).filter(|size| size.iter().all(|&side| side > 0))
     }
 
-    /// Rows are made so many at a time.
-    fn granule(&self) -> usize {
-        match self {
-            Self::Winograd(winograd, _) => winograd.tile,
-            _ => 1,
-        }
+    /// Rows that are made when the first `rows` are wanted.
+    fn whole_rows(&self, rows: usize) -> usize {
+        if let Self::Winograd(winograd, _) = self { winograd.whole_rows(rows) } else { rows }
     }
 
     /// Rows of source `index` (of `height`) that result rows `rows` (not empty) need.
@@ -107,12 +101,7 @@ impl Op {
         let last = rows.end - 1;
         let (start, end) = match self {
             Self::Copy(_) | Self::Map(_) => (rows.start as isize, rows.end as isize),
-            Self::Winograd(winograd, _) => {
-                let start = rows.start as isize - winograd.before[0] as isize;
-                let end = last as isize - winograd.before[0] as isize + 3;
-                // Enlarged twofold, the last row is one of the repeated ones.
-                if winograd.is_doubled(index) { (start >> 1, (end + 1) >> 1) } else { (start, end) }
-            }
+            Self::Winograd(winograd, _) => winograd.reach(0, index, winograd.tiles(0, rows)),
             Self::Direct(direct, _) => (direct.window.first(0, rows.start), direct.window.end(0, last)),
             Self::Transposed { phases, stride, .. } => {
                 let windows = phases.iter().map(|phase| phase.direct.window);
@@ -155,9 +144,8 @@ impl Op {
         let beyond = |start: isize, end: isize| [-start, end - columns as isize].map(|n| n.max(0) as usize);
         match self {
             Self::Winograd(winograd, _) => {
-                let before = winograd.before[1] as isize;
-                let end = out_columns.next_multiple_of(winograd.tile) as isize + 2 - before;
-                if winograd.is_doubled(index) { beyond(-before >> 1, (end + 1) >> 1) } else { beyond(-before, end) }
+                let (start, end) = winograd.reach(1, index, winograd.tiles(1, 0..out_columns));
+                beyond(start, end)
             }
             Self::Direct(direct, _) => beyond(direct.window.first(1, 0), direct.reach(isa, out_columns)),
             Self::Transposed { phases, stride, .. } => {
@@ -175,12 +163,12 @@ impl Op {
         if let Self::Winograd(winograd, _) = self { winograd.scratch() } else { 0 }
     }
 
-    /// Items of work in so many rows of a result of so many columns.
-    fn items(&self, rows: usize, columns: usize) -> usize {
+    /// Items of work in these rows of a result of so many columns.
+    fn items(&self, rows: Range<usize>, columns: usize) -> usize {
         match self {
-            Self::Winograd(winograd, _) => rows.div_ceil(winograd.tile) * winograd.runs(columns),
-            Self::Direct(..) => rows * columns.div_ceil(ROW_PIECE),
-            _ => rows,
+            Self::Winograd(winograd, _) => winograd.tiles(0, rows).len() * winograd.runs(columns),
+            Self::Direct(..) => rows.len() * columns.div_ceil(ROW_PIECE),
+            _ => rows.len(),
         }
     }
 }
@@ -325,7 +313,7 @@ fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
             wanted[output] = (rows * heights[output]).div_ceil(tallest);
         }
         for step in program.steps.iter().rev() {
-            let end = wanted[step.to].next_multiple_of(step.op.granule()).min(heights[step.to]);
+            let end = step.op.whole_rows(wanted[step.to]).min(heights[step.to]);
             wanted[step.to] = end;
             if end > made[step.to] {
                 for (index, &source) in step.from.iter().enumerate() {
@@ -418,7 +406,7 @@ impl Program {
         assert!(self.outputs.iter().zip(&*outputs).all(|(&t, given)| samples(t) == given.len()), "outputs do not fit");
         let items = layout.tasks.iter().map(|task| {
             let step = &self.steps[task.step];
-            step.op.items(task.rows.len(), layout.places[step.to].size[1])
+            step.op.items(task.rows.clone(), layout.places[step.to].size[1])
         });
         let threads = threads.clamp(1, items.max().unwrap_or(1));
         let needed = layout.samples + threads * layout.scratch + 16;
@@ -461,7 +449,7 @@ impl Program {
             for (number, task) in layout.tasks.iter().enumerate() {
                 let started = profile.map(|_| Instant::now());
                 let step = &self.steps[task.step];
-                let items = step.op.items(task.rows.len(), layout.places[step.to].size[1]);
+                let items = step.op.items(task.rows.clone(), layout.places[step.to].size[1]);
                 team.share(number, items, |item| run.item(task, item, team.index()));
                 if let (Some(profile), Some(started), 0) = (profile, started, team.index()) {
                     profile[task.step].fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
@@ -519,7 +507,7 @@ impl Run<'_> {
                 Op::Copy(first) => view::copy_row(&from[0], to, y, *first),
                 Op::Winograd(winograd, _) => {
                     let runs = winograd.runs(to.size[1]);
-                    let ty = task.rows.start / winograd.tile + item / runs;
+                    let ty = winograd.tiles(0, task.rows.clone()).start + item / runs;
                     let scratch = self.scratch.add(thread * self.layout.scratch);
                     winograd.compute::<V>(from, to, self.zeros, ty, item % runs, scratch);
                 }
@@ -551,7 +539,7 @@ impl Step {
     pub(super) fn describe(&self, program: &Program) -> String {
         let what = match &self.op {
             Op::Copy(_) => "copy".to_owned(),
-            Op::Winograd(winograd, _) => format!("3x3 by F({0}x{0})", winograd.tile),
+            Op::Winograd(winograd, _) => winograd.describe(),
             Op::Direct(direct, _) => format!("{}x{}", direct.window.kernel[0], direct.window.kernel[1]),
             Op::Transposed { .. } => "transposed".to_owned(),
             Op::Halve => "max-pool".to_owned(),

@@ -97,7 +97,6 @@ pub(super) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     unsafe fn plus(self, other: Self) -> Self;
     unsafe fn minus(self, other: Self) -> Self;
-    unsafe fn times(self, factor: Self) -> Self;
     /// `self * factor + sum`.
     unsafe fn times_plus(self, factor: Self, sum: Self) -> Self;
     /// `sum - self * factor`.
@@ -108,19 +107,6 @@ pub(super) trait Vector: Copy {
     unsafe fn min(self, other: Self) -> Self;
     /// The sum of all lanes.
     unsafe fn sum(self) -> f32;
-}
-
-/// Halves a list by adding its second half to its first, until one number is left.
-#[inline(always)]
-fn pairwise<const N: usize>(mut samples: [f32; N]) -> f32 {
-    let mut half = N / 2;
-    while half > 0 {
-        for i in 0..half {
-            samples[i] += samples[i + half];
-        }
-        half /= 2;
-    }
-    samples[0]
 }
 
 /// Eight samples, which compilers split over whatever vectors a processor has.
@@ -169,11 +155,6 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn times(self, factor: Self) -> Self {
-        self.zip(factor, |a, b| a * b)
-    }
-
-    #[inline(always)]
     unsafe fn times_plus(self, factor: Self, sum: Self) -> Self {
         self.zip(factor, |a, b| a * b).zip(sum, |a, b| a + b)
     }
@@ -195,14 +176,15 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
-        pairwise(self.0)
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
 }
 
 /// Implements [`Vector`] by intrinsics of the same names; the reason why each call is sound is the trait's contract.
 macro_rules! vector {
     ($name:ident, $lanes:literal, $pixels:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident,
-     $mul:ident, $fma:ident, $fnma:ident, $max:ident, $min:ident) => {
+     $fma:ident, $fnma:ident, $max:ident, $min:ident, $sum:ident) => {
         impl Vector for $name {
             const LANES: usize = $lanes;
             const PIXELS: usize = $pixels;
@@ -238,12 +220,6 @@ macro_rules! vector {
             }
 
             #[inline(always)]
-            unsafe fn times(self, factor: Self) -> Self {
-                // SAFETY: the instructions are there.
-                Self(unsafe { $mul(self.0, factor.0) })
-            }
-
-            #[inline(always)]
             unsafe fn times_plus(self, factor: Self, sum: Self) -> Self {
                 // SAFETY: the instructions are there.
                 Self(unsafe { $fma(self.0, factor.0, sum.0) })
@@ -270,10 +246,8 @@ macro_rules! vector {
 
             #[inline(always)]
             unsafe fn sum(self) -> f32 {
-                let mut samples = [0.0; $lanes];
-                // SAFETY: the instructions and the room are there.
-                unsafe { $store(samples.as_mut_ptr(), self.0) };
-                pairwise(samples)
+                // SAFETY: the instructions are there.
+                unsafe { $sum(self.0) }
             }
         }
     };
@@ -293,12 +267,24 @@ vector!(
     _mm256_storeu_ps,
     _mm256_add_ps,
     _mm256_sub_ps,
-    _mm256_mul_ps,
     _mm256_fmadd_ps,
     _mm256_fnmadd_ps,
     _mm256_max_ps,
-    _mm256_min_ps
+    _mm256_min_ps,
+    sum_of_8
 );
+
+/// AVX2 has no instruction for it.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sum_of_8(samples: __m256) -> f32 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(samples), _mm256_extractf128_ps(samples, 1));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
@@ -314,11 +300,11 @@ vector!(
     _mm512_storeu_ps,
     _mm512_add_ps,
     _mm512_sub_ps,
-    _mm512_mul_ps,
     _mm512_fmadd_ps,
     _mm512_fnmadd_ps,
     _mm512_max_ps,
-    _mm512_min_ps
+    _mm512_min_ps,
+    _mm512_reduce_add_ps
 );
 
 /// Two registers of four: as many channels as AVX2 has.
@@ -363,7 +349,12 @@ mod neon {
     }
     halves!(add, vaddq_f32);
     halves!(sub, vsubq_f32);
-    halves!(mul, vmulq_f32);
+    #[inline(always)]
+    pub unsafe fn sum(samples: float32x4x2_t) -> f32 {
+        // SAFETY: the caller has NEON.
+        unsafe { vaddvq_f32(vaddq_f32(samples.0, samples.1)) }
+    }
+
     halves!(max, vmaxq_f32);
     halves!(min, vminq_f32);
 
@@ -381,6 +372,6 @@ mod neon {
 }
 
 #[cfg(target_arch = "aarch64")]
-use neon::{add, fma, fnma, load, max, min, mul, splat, store, sub};
+use neon::{add, fma, fnma, load, max, min, splat, store, sub, sum};
 #[cfg(target_arch = "aarch64")]
-vector!(Neon, 8, 6, splat, load, store, add, sub, mul, fma, fnma, max, min);
+vector!(Neon, 8, 6, splat, load, store, add, sub, fma, fnma, max, min, sum);

@@ -3,6 +3,7 @@
 use super::direct::{Direct, Window, lanes_of};
 use super::program::{Arena, Layout, Op, Program, Step, Tensor};
 use super::simd::Isa;
+use super::transform::Method;
 use super::view::Activation;
 use super::winograd::Winograd;
 use rand::{RngExt, SeedableRng};
@@ -133,24 +134,24 @@ const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::Relu, Activa
 #[test]
 fn winograd_agrees_with_the_definition() {
     let mut random = Pcg64::seed_from_u64(4);
-    for round in 0..90 {
+    for round in 0..150 {
+        let (side, stride) = [(3, 1), (5, 1), (2, 1), (4, 2), (3, 2), (5, 2)][round % 6];
         let outputs = random.random_range(5..=if round % 4 == 0 { 70 } else { 20 });
         let several = random.random_range(1..=3);
-        let folded = round % 3 == 1;
+        let folded = stride == 1 && side > 2 && round % 5 < 2;
         let sources: Vec<(usize, bool)> = (0..several)
             .map(|i| (random.random_range(5..=if round % 5 == 0 { 67 } else { 18 }), folded && i % 2 == 0))
             .collect();
-        let mut size = [random.random_range(1..=40), random.random_range(1..=if round % 6 == 0 { 400 } else { 40 })];
-        let (mut before, mut after) = ([1, 1], [1, 1]);
-        if folded {
-            size = size.map(|side: usize| side.next_multiple_of(2));
-        } else if round % 3 == 2 {
-            size = size.map(|side| side + 2);
-            before = [random.random_range(0..=2), random.random_range(0..=2)];
-            after = [random.random_range(0..=2), random.random_range(0..=2)];
+        let mut size = [random.random_range(1..=40), random.random_range(1..=if round % 7 == 0 { 400 } else { 40 })];
+        let (mut before, mut after) = ([side / 2; 2], [side / 2; 2]);
+        if round % 3 == 2 {
+            before = before.map(|_| random.random_range(0..side));
+            after = after.map(|_| random.random_range(0..side));
         }
+        // The field must fit, and enlarged sides are even.
+        size = size.map(|length: usize| (length + side).next_multiple_of(2) - usize::from(!folded && round % 2 == 0));
         let channels: usize = sources.iter().map(|source| source.0).sum();
-        let (weights, bias) = (noise(&mut random, outputs * channels * 9), noise(&mut random, outputs));
+        let (weights, bias) = (noise(&mut random, outputs * channels * side * side), noise(&mut random, outputs));
         let inputs: Vec<Vec<f32>> = sources
             .iter()
             .map(|&(channels, doubled)| noise(&mut random, channels * size[0] * size[1] / if doubled { 4 } else { 1 }))
@@ -160,22 +161,108 @@ fn winograd_agrees_with_the_definition() {
             .zip(&sources)
             .flat_map(|(input, &(channels, twice))| if twice { doubled(input, size, channels) } else { input.clone() })
             .collect();
-        let window =
-            Window { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], before: before.map(|n: usize| n as isize) };
-        let out = [0, 1].map(|axis| size[axis] + before[axis] + after[axis] - 2);
+        let window = Window {
+            kernel: [side; 2],
+            stride: [stride; 2],
+            dilation: [1, 1],
+            before: before.map(|n: usize| n as isize),
+        };
+        let padded = [0, 1].map(|axis| size[axis] + before[axis] + after[axis]);
+        let out = padded.map(|length| (length - side) / stride + 1);
+        let more = [0, 1].map(|axis| (before[axis] + after[axis] + stride) as isize - side as isize);
         let activation = ACTIVATIONS[round % 3];
         let expected = oracle(&joined, size, window, out, &weights, &bias);
         let expected: Vec<f64> = expected.into_iter().map(|value| activated(value, activation)).collect();
         for isa in isas() {
-            for tile in [2, 4] {
-                let mut winograd = Winograd::new(isa, tile, &sources, before, &weights, &bias);
+            for precise in [true, false] {
+                let doubled = sources.iter().any(|source| source.1);
+                let Some(method) = Winograd::method(window, doubled, precise) else {
+                    assert!(precise, "no method for {window:?}");
+                    continue;
+                };
+                let mut winograd = Winograd::convolution(isa, method, window, &sources, &weights, &bias);
                 winograd.activation = activation;
-                let case = Case { op: Op::Winograd(winograd, after), sources: sources.clone(), outputs, isa };
+                let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?}, {after:?}");
+                let case = Case { op: Op::Winograd(winograd, more), sources: sources.clone(), outputs, isa };
                 let found = case.run(&inputs, size, 1 + round % 3);
-                let what = format!("{isa:?}, F({tile}), {sources:?} to {outputs}, {size:?}, {before:?}, {after:?}");
-                assert_close(&what, &found, &expected, channels * 9, if tile == 2 { 2e-7 } else { 4e-7 });
+                assert_close(&what, &found, &expected, channels * side * side, factor(method));
             }
         }
+    }
+}
+
+/// A transposed convolution in f64: every input pixel adds its kernel to the result; C, Y, X in and out.
+fn transposed_oracle(
+    input: &[f32],
+    size: [usize; 2],
+    window: Window,
+    out: [usize; 2],
+    weights: &[f32],
+    bias: &[f32],
+) -> Vec<f64> {
+    let inputs = input.len() / (size[0] * size[1]);
+    let [height, width] = window.kernel;
+    let mut result: Vec<f64> = bias.iter().flat_map(|&bias| vec![f64::from(bias); out[0] * out[1]]).collect();
+    for o in 0..bias.len() {
+        for (at, &sample) in input.iter().enumerate() {
+            let (i, y, x) = (at / (size[0] * size[1]), at / size[1] % size[0], at % size[1]);
+            for (ky, kx) in (0..height).flat_map(|ky| (0..width).map(move |kx| (ky, kx))) {
+                let row = (y * window.stride[0] + ky) as isize - window.before[0];
+                let column = (x * window.stride[1] + kx) as isize - window.before[1];
+                if (0..out[0] as isize).contains(&row) && (0..out[1] as isize).contains(&column) {
+                    let weight = weights[((o * inputs + i) * height + ky) * width + kx];
+                    result[(o * out[0] + row as usize) * out[1] + column as usize] +=
+                        f64::from(weight) * f64::from(sample);
+                }
+            }
+        }
+    }
+    result
+}
+
+#[test]
+fn transposed_winograd_agrees_with_the_definition() {
+    let mut random = Pcg64::seed_from_u64(6);
+    for round in 0..60 {
+        let side = [4, 3, 5, 6][round % 4];
+        let outputs = random.random_range(5..=40);
+        let sources: Vec<(usize, bool)> =
+            (0..random.random_range(1..=2)).map(|_| (random.random_range(5..=40), false)).collect();
+        let size: [usize; 2] =
+            [random.random_range(2..=20), random.random_range(2..=if round % 7 == 0 { 200 } else { 20 })];
+        let mut cut = || [random.random_range(0..=2), random.random_range(0..=2)];
+        // Cut off before and after, and lengthened.
+        let (before, after, adjust) = (cut(), cut(), cut().map(|n: usize| n / 2));
+        let channels: usize = sources.iter().map(|source| source.0).sum();
+        let (weights, bias) = (noise(&mut random, outputs * channels * side * side), noise(&mut random, outputs));
+        let inputs: Vec<Vec<f32>> =
+            sources.iter().map(|source| noise(&mut random, source.0 * size[0] * size[1])).collect();
+        let window =
+            Window { kernel: [side; 2], stride: [2, 2], dilation: [1, 1], before: before.map(|n: usize| n as isize) };
+        let more = [0, 1].map(|axis| (side + adjust[axis]) as isize - (before[axis] + after[axis]) as isize - 2);
+        let out = [0, 1].map(|axis| (2 * size[axis]).checked_add_signed(more[axis]).expect("a size"));
+        let expected = transposed_oracle(&inputs.concat(), size, window, out, &weights, &bias);
+        for isa in isas() {
+            let method = Winograd::method(window, false, round % 2 == 0);
+            let Some(method) = method else {
+                assert!(round % 2 == 0, "no method for {window:?}");
+                continue;
+            };
+            let winograd = Winograd::transposed(isa, method, window, &sources, &weights, &bias);
+            let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?} to {out:?}");
+            let case = Case { op: Op::Winograd(winograd, more), sources: sources.clone(), outputs, isa };
+            let found = case.run(&inputs, size, 1 + round % 3);
+            assert_close(&what, &found, &expected, channels * side * side, factor(method));
+        }
+    }
+}
+
+/// What a method's rounding errors may be: see [`assert_close`].
+fn factor(method: Method) -> f64 {
+    match method.side {
+        4 => 2e-7,
+        6 => 4e-7,
+        _ => 8e-7,
     }
 }
 

@@ -1,23 +1,14 @@
-//! Convolution of 3 by 3 by Winograd's method: M by M output pixels of a channel need (M + 2)² multiplications per
-//! input channel instead of 9 M²: 36 instead of 144 for M = 4, 16 instead of 36 for M = 2.
+//! Square convolutions by Winograd's method (`transform`) in two dimensions: M by M output pixels of a channel need
+//! (M + R − 1)² multiplications per input channel instead of M² R², 36 instead of 144 for F(4, 3).
 //!
-//! # The transforms
-//! In one dimension, M outputs of a filter g of 3 taps are coefficients of a product of polynomials of degree M + 1.
-//! A polynomial is known from its values at M + 1 points and its leading coefficient ("the value at infinity"), so:
-//! evaluate both factors at the points, multiply value by value, interpolate. By transposition (Winograd 1980; Lavin
-//! and Gray 2016) the correlation that networks call convolution becomes y = Aᵀ ((G g) ⊙ (Bᵀ d)) with
+//! # Strides
+//! Of a convolution of stride 2, result o has tap k at 2 o + k − before. With k = 2 t + p that is tap t of an ordinary
+//! convolution of every second pixel from p − before on. So the four sorts of pixels (p along Y and along X) count as
+//! input channels of their own, and the taps are ⌈K / 2⌉; those beyond the kernel are zero.
 //!
-//! - row p of G: (1, p, p²) / Π (p − q) over the other points q; the last row (0, 0, 1),
-//! - row i of Aᵀ: pⁱ of each point p, and of infinity 1 in the last row alone,
-//! - row p of Bᵀ: the coefficients of Π (x − q) over the other points q; the last row those of Π (x − q) over all.
-//!
-//! In two dimensions they are applied to rows and columns. The points are 0, ±a for M = 2 and 0, ±a, ±b for M = 4, so
-//! that rows of ±p share their even and odd parts. Which points, decides the rounding error: 0, ±1, ±2 are usual
-//! because their factors are whole; with fused multiplications that saves nothing, and 0, ±5/8, ±3/2, also exact in
-//! f32, make the largest error four times smaller (`tests/data/winograd_points.py`).
-//!
-//! Of an enlarged image, whose pixels are repeated, the samples under a tile are a b b c c d. At the point −1 their
-//! transform is exactly zero (b − b, c − c), so that 11 of 36 products need no work: for such inputs a is 1.
+//! A transposed convolution of stride 2 adds input i, times tap k, to result 2 i + k − before. Result 2 n + p − before
+//! sees tap p + 2 t at input n − t: for each p an ordinary convolution with every second tap, in reverse. So the four
+//! sorts of results count as output channels of their own.
 //!
 //! # The work
 //! For a run of tiles in a row of tiles: the input transform, all channels of a vector at once, into panels
@@ -27,20 +18,30 @@
 //! repeating pixels: neither joined nor enlarged tensors are ever written.
 #![expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
 
+use super::direct::Window;
 use super::simd::{Isa, VECTORS, Vector};
+use super::transform::{Factors, MINUS_A, MOST_SIDE, MOST_TILE, Method};
 use super::view::{Activation, View};
+use std::ops::Range;
 
-/// A convolution of 3 by 3, stride 1.
+/// A convolution.
 #[derive(Clone, PartialEq)]
 pub(super) struct Winograd {
-    /// Side of an output tile: 2 or 4.
-    pub tile: usize,
-    points: [f32; 2],
+    pub method: Method,
+    /// Pixels from one input of a tile to the next: 1 or 2.
+    stride: usize,
+    /// Pixels from one result of a tile to the next, of a transposed convolution 2.
+    spread: usize,
+    /// First input pixel under the first tile, along Y and X.
+    origin: [isize; 2],
+    /// Pixels of the first tile that lie before the first one of the result.
+    shift: [usize; 2],
     /// Of each source its channels, and whether it is enlarged.
     sources: Vec<(usize, bool)>,
-    pub outputs: usize,
-    pub before: [usize; 2],
-    /// [position][group of up to `VECTORS` vectors of outputs][input channel][output].
+    /// The same for each sort of pixels of each source.
+    parts: Vec<(usize, bool)>,
+    /// [position][group of up to `VECTORS` vectors of outputs][input channel][output]; inputs by source, sort and
+    /// channel, outputs by sort and channel, of each sort whole vectors.
     weights: Vec<f32>,
     bias: Vec<f32>,
     pub activation: Activation,
@@ -52,187 +53,124 @@ pub(super) struct Winograd {
 /// Transformed panels of a run of tiles together take about so many samples: they stay in the second cache.
 const PANEL_SAMPLES: usize = 96 << 10;
 
-/// Which of a method's points is −a.
-const ZERO: usize = 2;
-
-/// One-dimensional transforms of one method. Of the lists only the first `SIDE` and `TILE` elements count.
-trait Method {
-    const TILE: usize;
-    const SIDE: usize;
-    unsafe fn input<V: Vector>(points: &Points<V>, d: [V; 6]) -> [V; 6];
-    unsafe fn output<V: Vector>(points: &Points<V>, m: [V; 6]) -> [V; 4];
-}
-
-/// a, b and what the transforms need of them.
-#[derive(Clone, Copy)]
-struct Points<V> {
-    a: V,
-    b: V,
-    a2: V,
-    b2: V,
-    a3: V,
-    b3: V,
-    product: V,
-    sum: V,
-}
-
-impl<V: Vector> Points<V> {
-    /// # Safety
-    /// The contract of [`Vector`].
-    #[inline(always)]
-    unsafe fn new([a, b]: [f32; 2]) -> Self {
-        // SAFETY: as the caller promises.
-        unsafe {
-            Self {
-                a: V::splat(a),
-                b: V::splat(b),
-                a2: V::splat(a * a),
-                b2: V::splat(b * b),
-                a3: V::splat(a * a * a),
-                b3: V::splat(b * b * b),
-                product: V::splat(a * a * b * b),
-                sum: V::splat(a * a + b * b),
-            }
-        }
-    }
-}
-
-/// F(2, 3), points 0, ±a, ∞; b is not used.
-struct F2;
-
-impl Method for F2 {
-    const TILE: usize = 2;
-    const SIDE: usize = 4;
-
-    #[inline(always)]
-    unsafe fn input<V: Vector>(points: &Points<V>, d: [V; 6]) -> [V; 6] {
-        // SAFETY: the contract of `Vector`.
-        unsafe {
-            let first = d[0].subtracted_times(points.a2, d[2]);
-            let plus = d[1].times_plus(points.a, d[2]);
-            let minus = d[1].subtracted_times(points.a, d[2]);
-            let last = d[1].subtracted_times(points.a2, d[3]);
-            [first, plus, minus, last, last, last]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn output<V: Vector>(points: &Points<V>, m: [V; 6]) -> [V; 4] {
-        // SAFETY: the contract of `Vector`.
-        unsafe {
-            let first = m[0].plus(m[1].plus(m[2]));
-            let second = m[1].minus(m[2]).times_plus(points.a, m[3]);
-            [first, second, second, second]
-        }
-    }
-}
-
-/// F(4, 3), points 0, ±a, ±b, ∞.
-struct F4;
-
-impl Method for F4 {
-    const TILE: usize = 4;
-    const SIDE: usize = 6;
-
-    #[inline(always)]
-    unsafe fn input<V: Vector>(points: &Points<V>, d: [V; 6]) -> [V; 6] {
-        // SAFETY: the contract of `Vector`.
-        unsafe {
-            // x (x ± a) (x² − b²) = x ((x³ − b² x) ± a (x² − b²)), and with a and b exchanged.
-            let even_a = d[2].subtracted_times(points.b2, d[4]);
-            let odd_a = d[1].subtracted_times(points.b2, d[3]);
-            let even_b = d[2].subtracted_times(points.a2, d[4]);
-            let odd_b = d[1].subtracted_times(points.a2, d[3]);
-            [
-                // (x² − a²) (x² − b²), and at the end x times that.
-                d[0].times_plus(points.product, d[2].subtracted_times(points.sum, d[4])),
-                odd_a.times_plus(points.a, even_a),
-                odd_a.subtracted_times(points.a, even_a),
-                odd_b.times_plus(points.b, even_b),
-                odd_b.subtracted_times(points.b, even_b),
-                d[1].times_plus(points.product, d[3].subtracted_times(points.sum, d[5])),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn output<V: Vector>(points: &Points<V>, m: [V; 6]) -> [V; 4] {
-        // SAFETY: the contract of `Vector`.
-        unsafe {
-            let (even_a, odd_a) = (m[1].plus(m[2]), m[1].minus(m[2]));
-            let (even_b, odd_b) = (m[3].plus(m[4]), m[3].minus(m[4]));
-            [
-                m[0].plus(even_a.plus(even_b)),
-                odd_a.times_plus(points.a, odd_b.times(points.b)),
-                even_a.times_plus(points.a2, even_b.times(points.b2)),
-                odd_a.times_plus(points.a3, odd_b.times_plus(points.b3, m[5])),
-            ]
-        }
-    }
-}
-
-/// G, in f64: [side][3].
-fn weight_transform(tile: usize, [a, b]: [f32; 2]) -> Vec<[f64; 3]> {
-    let (a, b) = (f64::from(a), f64::from(b));
-    let points = if tile == 2 { vec![0.0, a, -a] } else { vec![0.0, a, -a, b, -b] };
-    let row = |(i, p): (usize, &f64)| {
-        let others = points.iter().enumerate().filter(|(j, _)| *j != i);
-        let scale = others.map(|(_, q)| p - q).product::<f64>();
-        [1.0 / scale, p / scale, p * p / scale]
-    };
-    points.iter().enumerate().map(row).chain([[0.0, 0.0, 1.0]]).collect()
-}
-
 impl Winograd {
-    /// `weights` in the order output, input channel, row, column, the inputs being those of all sources in turn.
-    pub(super) fn new(
+    /// The method for a convolution or a transposed one, whose inputs may count as enlarged, if there is one.
+    pub(super) fn method(window: Window, doubled: bool, precise: bool) -> Option<Method> {
+        let (side, stride) = (window.kernel[0], window.stride[0]);
+        let square = window.kernel == [side; 2] && window.stride == [stride; 2] && window.dilation == [1, 1];
+        if !square || stride > 2 || stride > 1 && doubled {
+            return None;
+        }
+        Method::new(side.div_ceil(stride), doubled, precise)
+    }
+
+    /// An ordinary convolution. `weights` in the order output, input channel, row, column, the inputs being those of
+    /// all sources in turn.
+    pub(super) fn convolution(
         isa: Isa,
-        tile: usize,
+        method: Method,
+        window: Window,
         sources: &[(usize, bool)],
-        before: [usize; 2],
         weights: &[f32],
         bias: &[f32],
     ) -> Self {
-        let (outputs, inputs) = (bias.len(), sources.iter().map(|source| source.0).sum::<usize>());
-        assert_eq!(weights.len(), outputs * inputs * 9, "weights of {outputs} by {inputs} channels");
-        let lanes = isa.lanes();
+        let (side, stride) = (window.kernel[0], window.stride[0]);
         let doubled = sources.iter().any(|source| source.1);
-        let points = match (tile, doubled) {
-            (2, _) => [1.0, 0.0],
-            (_, false) => [0.625, 1.5],
-            (_, true) => [1.0, 0.625],
-        };
-        let transform = weight_transform(tile, points);
-        let side = tile + 2;
-        let padded = outputs.next_multiple_of(lanes);
-        let mut packed = vec![0.0; side * side * inputs * padded];
-        for output in 0..outputs {
-            // Group, its first output and its outputs.
-            let group = lanes * VECTORS;
-            let start = output / group * group;
-            let width = group.min(padded - start);
-            for input in 0..inputs {
-                let kernel = &weights[(output * inputs + input) * 9..][..9];
-                for (i, row) in transform.iter().enumerate() {
-                    for (j, column) in transform.iter().enumerate() {
-                        let mut sum = 0.0;
-                        for (k, &weight) in kernel.iter().enumerate() {
-                            sum += row[k / 3] * column[k % 3] * f64::from(weight);
+        // Tiles of what is enlarged begin at odd pixels.
+        let shift = window.before.map(|before| usize::from(doubled && before % 2 == 0));
+        let origin = [0, 1].map(|axis| -window.before[axis] - shift[axis] as isize);
+        let empty = Self::empty(isa, method, sources, [stride, 1], origin, shift);
+        empty.with_weights(side, weights, bias, |phase, tap| stride * tap + phase)
+    }
+
+    /// A transposed convolution of stride 2, likewise; `window.before` pixels of its result are cut off.
+    pub(super) fn transposed(
+        isa: Isa,
+        method: Method,
+        window: Window,
+        sources: &[(usize, bool)],
+        weights: &[f32],
+        bias: &[f32],
+    ) -> Self {
+        let taps = method.taps();
+        let origin = window.before.map(|before| before / 2 + 1 - taps as isize);
+        let shift = window.before.map(|before| before as usize % 2);
+        let empty = Self::empty(isa, method, sources, [1, 2], origin, shift);
+        empty.with_weights(window.kernel[0], weights, bias, |phase, tap| phase + 2 * (taps - 1 - tap))
+    }
+
+    fn empty(
+        isa: Isa,
+        method: Method,
+        sources: &[(usize, bool)],
+        [stride, spread]: [usize; 2],
+        origin: [isize; 2],
+        shift: [usize; 2],
+    ) -> Self {
+        let sorts = stride * stride;
+        let parts = sources.iter().flat_map(|&source| std::iter::repeat_n(source, sorts)).collect();
+        Self {
+            method,
+            stride,
+            spread,
+            origin,
+            shift,
+            sources: sources.to_vec(),
+            parts,
+            weights: vec![],
+            bias: vec![],
+            activation: Activation::None,
+            lanes: isa.lanes(),
+            run: isa.register_tile().0,
+        }
+    }
+
+    /// Transforms weights of kernels of `side` by `side`; `tap` says which of them a sort of pixels has at a tap.
+    fn with_weights(mut self, side: usize, weights: &[f32], bias: &[f32], tap: impl Fn(usize, usize) -> usize) -> Self {
+        let (outputs, inputs) = (bias.len(), self.sources.iter().map(|source| source.0).sum::<usize>());
+        assert_eq!(weights.len(), outputs * inputs * side * side, "weights of {outputs} by {inputs} channels");
+        let transform = self.method.weights();
+        let positions = self.method.side * self.method.side;
+        self.bias = bias.to_vec();
+        self.bias.resize(outputs.next_multiple_of(self.lanes), 0.0);
+        let (padded, channels) = (self.padded(), self.channels());
+        self.weights = vec![0.0; positions * channels * padded];
+        let group = self.lanes * VECTORS;
+        for to_sort in 0..self.spread * self.spread {
+            for output in 0..outputs {
+                let place = to_sort * self.bias.len() + output;
+                // The group's first output and its width.
+                let start = place / group * group;
+                let width = group.min(padded - start);
+                let (mut channel, mut input) = (0, 0);
+                for &(count, _) in &self.sources {
+                    for from_sort in 0..self.stride * self.stride {
+                        let phases = [
+                            to_sort / self.spread + from_sort / self.stride,
+                            to_sort % self.spread + from_sort % self.stride,
+                        ];
+                        for i in input..input + count {
+                            let kernel = &weights[(output * inputs + i) * side * side..][..side * side];
+                            let weight = |y: usize, x: usize| {
+                                let [y, x] = [tap(phases[0], y), tap(phases[1], x)];
+                                if y < side && x < side { f64::from(kernel[y * side + x]) } else { 0.0 }
+                            };
+                            for (position, value) in transformed(&transform, weight).enumerate() {
+                                let panel = position * channels * padded + start * channels;
+                                self.weights[panel + channel * width + place - start] = value as f32;
+                            }
+                            channel += 1;
                         }
-                        let panel = (i * side + j) * inputs * padded + start * inputs;
-                        packed[panel + input * width + output - start] = sum as f32;
                     }
+                    input += count;
                 }
             }
         }
-        let mut bias = bias.to_vec();
-        bias.resize(padded, 0.0);
-        let channels = sources.iter().map(|source| source.0.next_multiple_of(lanes)).sum::<usize>() + padded;
-        let (pixels, _) = isa.register_tile();
-        let run = (PANEL_SAMPLES / (side * side * channels)).next_multiple_of(pixels).clamp(pixels, 8 * pixels);
-        let sources = sources.to_vec();
-        let activation = Activation::None;
-        Self { tile, points, sources, outputs, before, weights: packed, bias, activation, lanes, run }
+        let blocks = self.input_blocks() + self.padded() / self.lanes;
+        let pixels = self.run;
+        self.run =
+            (PANEL_SAMPLES / (positions * blocks * self.lanes)).next_multiple_of(pixels).clamp(pixels, 8 * pixels);
+        self
     }
 
     /// Whether source `index` counts as enlarged twofold.
@@ -240,12 +178,49 @@ impl Winograd {
         self.sources[index].1
     }
 
-    fn side(&self) -> usize {
-        self.tile + 2
+    /// Sides of the result: `more` is what padding adds to the input's, times `spread`, before it is divided by
+    /// `stride`.
+    pub(super) fn size(&self, from: usize, more: isize) -> Option<usize> {
+        Some((from * self.spread).checked_add_signed(more)? / self.stride)
+    }
+
+    /// Pixels of the result in a tile.
+    fn granule(&self) -> usize {
+        self.method.tile * self.spread
+    }
+
+    /// Tiles that cover these pixels of the result.
+    pub(super) fn tiles(&self, axis: usize, pixels: Range<usize>) -> Range<usize> {
+        let [start, end] = [pixels.start, pixels.end].map(|pixel| pixel + self.shift[axis]);
+        start / self.granule()..end.div_ceil(self.granule())
+    }
+
+    /// The end of the last tile of those that cover so many rows.
+    pub(super) fn whole_rows(&self, rows: usize) -> usize {
+        if rows == 0 { 0 } else { self.tiles(0, 0..rows).end * self.granule() - self.shift[0] }
+    }
+
+    /// First position of source `index` that tiles see, and the one after the last.
+    pub(super) fn reach(&self, axis: usize, index: usize, tiles: Range<usize>) -> (isize, isize) {
+        let start = self.origin[axis] + (tiles.start * self.method.tile * self.stride) as isize;
+        let seen = ((tiles.len().max(1) - 1) * self.method.tile + self.method.side) * self.stride;
+        let end = start + seen as isize;
+        // The last one may be repeated beyond the tile.
+        if self.is_doubled(index) { (start >> 1, (end + 1) >> 1) } else { (start, end) }
+    }
+
+    /// All input channels, those of all sorts of pixels.
+    fn channels(&self) -> usize {
+        self.parts.iter().map(|part| part.0).sum()
     }
 
     fn input_blocks(&self) -> usize {
-        self.sources.iter().map(|source| source.0.div_ceil(self.lanes)).sum()
+        self.parts.iter().map(|part| part.0.div_ceil(self.lanes)).sum()
+    }
+
+    /// All outputs, those of all sorts of pixels, with what fills up vectors.
+    fn padded(&self) -> usize {
+        self.bias.len() * self.spread * self.spread
     }
 
     /// Samples from one position's panel to the next: an odd number of cache lines, as steps of 4096 bytes would all
@@ -256,13 +231,23 @@ impl Winograd {
 
     /// Samples of scratch that a thread needs.
     pub(super) fn scratch(&self) -> usize {
-        let positions = self.side() * self.side();
-        positions * (self.panel(self.input_blocks()) + self.panel(self.bias.len() / self.lanes))
+        let positions = self.method.side * self.method.side;
+        positions * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes))
     }
 
     /// Runs of tiles in a row of them.
     pub(super) fn runs(&self, columns: usize) -> usize {
-        columns.div_ceil(self.tile).div_ceil(self.run).max(1)
+        self.tiles(1, 0..columns).len().div_ceil(self.run).max(1)
+    }
+
+    /// For people.
+    pub(super) fn describe(&self) -> String {
+        let kind = match (self.stride, self.spread) {
+            (2, _) => "strided ",
+            (_, 2) => "transposed ",
+            _ => "",
+        };
+        format!("{kind}F({0}x{0}, {1}x{1})", self.method.tile, self.method.taps())
     }
 
     /// Computes run `index` of the row of tiles `ty`. Bytes that follow a row's last tile may be read.
@@ -282,15 +267,17 @@ impl Winograd {
     ) {
         // SAFETY: as the caller promises.
         unsafe {
-            match self.tile {
-                2 => self.compute_with::<V, F2>(sources, to, zeros, ty, index, scratch),
-                _ => self.compute_with::<V, F4>(sources, to, zeros, ty, index, scratch),
+            match (self.method.side, self.method.tile) {
+                (4, 2) => self.compute_with::<V, 4, 2>(sources, to, zeros, ty, index, scratch),
+                (4, _) => self.compute_with::<V, 4, 3>(sources, to, zeros, ty, index, scratch),
+                (6, _) => self.compute_with::<V, 6, 4>(sources, to, zeros, ty, index, scratch),
+                _ => self.compute_with::<V, 8, 4>(sources, to, zeros, ty, index, scratch),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn compute_with<V: Vector, F: Method>(
+    unsafe fn compute_with<V: Vector, const SIDE: usize, const TILE: usize>(
         &self,
         sources: &[View],
         to: &View,
@@ -299,46 +286,55 @@ impl Winograd {
         index: usize,
         scratch: *mut f32,
     ) {
-        let tiles = to.size[1].div_ceil(F::TILE);
+        let tiles = self.tiles(1, 0..to.size[1]).len();
         let runs = self.runs(to.size[1]);
         let range = tiles * index / runs..tiles * (index + 1) / runs;
-        let positions = F::SIDE * F::SIDE;
-        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.bias.len() / V::LANES));
+        let positions = SIDE * SIDE;
+        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / V::LANES));
         // SAFETY: as the caller of `compute` promises.
         unsafe {
-            let points = Points::<V>::new(self.points);
+            let factors = Factors::<V>::new(self.method);
             let sums = scratch.add(positions * input_panel);
-            let mut block = 0;
+            let corner = [ty, range.start].map(|tile| (tile * TILE * self.stride) as isize);
+            let [top, left] = [0, 1].map(|axis| corner[axis] + self.origin[axis]);
+            let mut panel = scratch;
             for (view, &(_, doubled)) in sources.iter().zip(&self.sources) {
-                let y = (ty * F::TILE) as isize - self.before[0] as isize;
-                let mut rows = [zeros; 6];
-                for (i, row) in rows[..F::SIDE].iter_mut().enumerate() {
-                    let y = y + i as isize;
-                    *row = view.row_or(if doubled { y >> 1 } else { y }, zeros);
-                }
-                for _ in 0..view.blocks() {
-                    let panel = scratch.add(block * range.len() * V::LANES);
-                    let x = (range.start * F::TILE) as isize - self.before[1] as isize;
-                    if doubled {
-                        input_tiles::<V, F, true>(&points, &rows, x, range.len(), panel, input_panel);
-                    } else {
-                        input_tiles::<V, F, false>(&points, &rows, x, range.len(), panel, input_panel);
+                for sort in 0..self.stride * self.stride {
+                    let mut rows = [zeros; MOST_SIDE];
+                    for (i, row) in rows[..SIDE].iter_mut().enumerate() {
+                        let y = top + (sort / self.stride + i * self.stride) as isize;
+                        *row = view.row_or(if doubled { y >> 1 } else { y }, zeros);
                     }
-                    for row in &mut rows[..F::SIDE] {
-                        // Zeros are as long as a row of any tensor.
-                        *row = row.add(view.block_stride);
+                    let x = left + (sort % self.stride) as isize;
+                    for _ in 0..view.blocks() {
+                        let work =
+                            InputTiles { factors: &factors, rows: &rows, x, tiles: range.len(), panel, input_panel };
+                        match (doubled, self.stride) {
+                            (true, _) => work.compute::<SIDE, TILE, 1, true>(),
+                            (_, 1) => work.compute::<SIDE, TILE, 1, false>(),
+                            _ => work.compute::<SIDE, TILE, 2, false>(),
+                        }
+                        for row in &mut rows[..SIDE] {
+                            // Zeros are as long as a row of any tensor.
+                            *row = row.add(view.block_stride);
+                        }
+                        panel = panel.add(range.len() * V::LANES);
                     }
-                    block += 1;
                 }
             }
             self.multiply::<V>(positions, range.len(), scratch, input_panel, sums, output_panel);
-            for block in 0..self.bias.len() / V::LANES {
+            let blocks = self.bias.len() / V::LANES;
+            for block in 0..self.padded() / V::LANES {
+                let (sort, channels) = (block / blocks, block % blocks);
                 let sums = sums.add(block * range.len() * V::LANES);
-                let bias = V::load(self.bias.as_ptr().add(block * V::LANES));
+                let bias = V::load(self.bias.as_ptr().add(channels * V::LANES));
+                // What lies before the first pixel wraps around, to positions beyond the last one.
+                let y = (ty * self.granule() + sort / self.spread).wrapping_sub(self.shift[0]);
                 for (i, tx) in range.clone().enumerate() {
+                    let x = (tx * self.granule() + sort % self.spread).wrapping_sub(self.shift[1]);
+                    let target = Target { view: to, block: channels, y, x, step: self.spread };
                     let sums = sums.add(i * V::LANES);
-                    let at = Corner { y: ty * F::TILE, x: tx * F::TILE, block };
-                    output_tile::<V, F>(&points, sums, output_panel, bias, self.activation, to, at);
+                    target.write::<V, SIDE, TILE>(&factors, sums, output_panel, bias, self.activation);
                 }
             }
         }
@@ -355,8 +351,7 @@ impl Winograd {
         sums: *mut f32,
         output_panel: usize,
     ) {
-        let (padded, side) = (self.bias.len(), self.side());
-        let channels: usize = self.sources.iter().map(|source| source.0).sum();
+        let (padded, side, channels) = (self.padded(), self.method.side, self.channels());
         let pieces = tiles.div_ceil(V::PIXELS);
         // SAFETY: groups, pieces and positions lie within weights and panels.
         unsafe {
@@ -372,12 +367,12 @@ impl Winograd {
                     for piece in 0..pieces {
                         let range = tiles * piece / pieces..tiles * (piece + 1) / pieces;
                         let work = Product {
-                            sources: &self.sources,
+                            parts: &self.parts,
                             inputs: inputs.add(range.start * V::LANES),
                             weights,
                             sums: sums.add(range.start * V::LANES),
                             pitch: tiles * V::LANES,
-                            only_whole: position / side == ZERO || position % side == ZERO,
+                            only_whole: position / side == MINUS_A || position % side == MINUS_A,
                         };
                         if vectors == VECTORS {
                             work.compute::<V, VECTORS>(range.len());
@@ -394,13 +389,13 @@ impl Winograd {
 
 /// The product of one register tile.
 struct Product<'a> {
-    sources: &'a [(usize, bool)],
+    parts: &'a [(usize, bool)],
     inputs: *const f32,
     weights: *const f32,
     sums: *mut f32,
     /// Samples from one block of channels to the next.
     pitch: usize,
-    /// Whether transforms of doubled sources are zero here.
+    /// Whether transforms of enlarged sources are zero here.
     only_whole: bool,
 }
 
@@ -435,7 +430,7 @@ impl Product<'_> {
         unsafe {
             let mut sums = [[V::splat(0.0); Q]; P];
             let (mut inputs, mut weights) = (self.inputs, self.weights);
-            for &(channels, doubled) in self.sources {
+            for &(channels, doubled) in self.parts {
                 if doubled && self.only_whole {
                     inputs = inputs.add(channels.div_ceil(V::LANES) * self.pitch);
                     weights = weights.add(channels * Q * V::LANES);
@@ -470,102 +465,128 @@ impl Product<'_> {
     }
 }
 
-/// Bᵀ d B of the tiles of one block of channels: tile by tile from column `x` on, of rows that may count as doubled.
-/// Position (i, j) of tile t goes to `panel[(i * SIDE + j) * stride + t * LANES..]`.
-#[inline(always)]
-unsafe fn input_tiles<V: Vector, F: Method, const DOUBLED: bool>(
-    points: &Points<V>,
-    rows: &[*const f32; 6],
+/// The tiles of one block of channels, from column `x` on.
+struct InputTiles<'a, V> {
+    factors: &'a Factors<V>,
+    rows: &'a [*const f32; MOST_SIDE],
     x: isize,
     tiles: usize,
     panel: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: the margins cover the columns, and the panel has room.
-    unsafe {
-        // Bᵀ d: columns transformed. The last two columns of a tile are the first of the next.
-        let mut half = [[V::splat(0.0); 6]; 6];
-        let mut first = 0;
-        for tile in 0..tiles {
-            let x = x + (tile * F::TILE) as isize;
-            for j in 0..F::SIDE {
-                if j < first {
-                    for i in 0..F::SIDE {
-                        half[i][j] = half[i][j + F::TILE];
-                    }
-                } else if DOUBLED && j > 0 && j % 2 == 0 {
-                    // Tiles begin at odd columns, so that this column repeats the one before.
-                    for i in 0..F::SIDE {
-                        half[i][j] = half[i][j - 1];
-                    }
-                } else {
-                    let column = x + j as isize;
-                    let at = (if DOUBLED { column >> 1 } else { column }) * V::LANES as isize;
-                    let mut d = [V::splat(0.0); 6];
-                    for i in 0..F::SIDE {
-                        d[i] = V::load(rows[i].offset(at));
-                    }
-                    let column = F::input(points, d);
-                    for i in 0..F::SIDE {
-                        half[i][j] = column[i];
+    /// Samples from one position's panel to the next.
+    input_panel: usize,
+}
+
+impl<V: Vector> InputTiles<'_, V> {
+    /// Bᵀ d B, tile by tile, of every STRIDE-th pixel, which may count as doubled. Position (i, j) of tile t goes to
+    /// `panel[(i * SIDE + j) * input_panel + t * LANES..]`.
+    #[inline(always)]
+    unsafe fn compute<const SIDE: usize, const TILE: usize, const STRIDE: usize, const DOUBLED: bool>(&self) {
+        // SAFETY: the margins cover the columns, and the panel has room.
+        unsafe {
+            // Bᵀ d: columns transformed. The last columns of a tile are the first of the next.
+            let mut half = [[V::splat(0.0); MOST_SIDE]; MOST_SIDE];
+            let mut kept = 0;
+            for tile in 0..self.tiles {
+                let x = self.x + (tile * TILE * STRIDE) as isize;
+                for j in 0..SIDE {
+                    if j < kept {
+                        for i in 0..SIDE {
+                            half[i][j] = half[i][j + TILE];
+                        }
+                    } else if DOUBLED && j > 0 && j % 2 == 0 {
+                        // Tiles begin at odd columns, so that this column repeats the one before.
+                        for i in 0..SIDE {
+                            half[i][j] = half[i][j - 1];
+                        }
+                    } else {
+                        let column = x + (j * STRIDE) as isize;
+                        let at = (if DOUBLED { column >> 1 } else { column }) * V::LANES as isize;
+                        let mut d = [V::splat(0.0); MOST_SIDE];
+                        for i in 0..SIDE {
+                            d[i] = V::load(self.rows[i].offset(at));
+                        }
+                        let column = self.factors.input::<SIDE>(d);
+                        for i in 0..SIDE {
+                            half[i][j] = column[i];
+                        }
                     }
                 }
-            }
-            first = 2;
-            let to = panel.add(tile * V::LANES);
-            for i in 0..F::SIDE {
-                let row = F::input(points, half[i]);
-                for j in 0..F::SIDE {
-                    row[j].store(to.add((i * F::SIDE + j) * stride));
+                kept = SIDE - TILE;
+                let to = self.panel.add(tile * V::LANES);
+                for i in 0..SIDE {
+                    let row = self.factors.input::<SIDE>(half[i]);
+                    for j in 0..SIDE {
+                        row[j].store(to.add((i * SIDE + j) * self.input_panel));
+                    }
                 }
             }
         }
     }
 }
 
-/// First pixel of an output tile, and its block of channels.
-struct Corner {
+/// Where the results of a tile go: every `step`-th pixel from y, x on, as far as it is one of the image.
+struct Target<'a> {
+    view: &'a View,
+    /// Of channels.
+    block: usize,
     y: usize,
     x: usize,
-    block: usize,
+    step: usize,
 }
 
-/// Aᵀ m A of one tile, with bias and activation.
-#[inline(always)]
-unsafe fn output_tile<V: Vector, F: Method>(
-    points: &Points<V>,
-    sums: *const f32,
-    stride: usize,
-    bias: V,
-    activation: Activation,
-    to: &View,
-    at: Corner,
-) {
-    // SAFETY: sums of all positions are there; only pixels inside the result are written.
-    unsafe {
-        let mut half = [[V::splat(0.0); 6]; 4];
-        for j in 0..F::SIDE {
-            let mut m = [V::splat(0.0); 6];
-            for i in 0..F::SIDE {
-                m[i] = V::load(sums.add((i * F::SIDE + j) * stride));
+impl Target<'_> {
+    /// Aᵀ m A, with bias and activation.
+    #[inline(always)]
+    unsafe fn write<V: Vector, const SIDE: usize, const TILE: usize>(
+        &self,
+        factors: &Factors<V>,
+        sums: *const f32,
+        output_panel: usize,
+        bias: V,
+        activation: Activation,
+    ) {
+        // SAFETY: sums of all positions are there; only pixels inside the result are written.
+        unsafe {
+            let mut half = [[V::splat(0.0); MOST_SIDE]; MOST_TILE];
+            for j in 0..SIDE {
+                let mut m = [V::splat(0.0); MOST_SIDE];
+                for i in 0..SIDE {
+                    m[i] = V::load(sums.add((i * SIDE + j) * output_panel));
+                }
+                let column = factors.output::<SIDE, TILE>(m);
+                for i in 0..TILE {
+                    half[i][j] = column[i];
+                }
             }
-            let column = F::output(points, m);
-            for i in 0..F::TILE {
-                half[i][j] = column[i];
-            }
-        }
-        let rows = (to.size[0] - at.y).min(F::TILE);
-        let columns = (to.size[1] - at.x).min(F::TILE);
-        for i in 0..F::TILE {
-            if i < rows {
-                let row = to.row(at.y + i).add(at.block * to.block_stride + at.x * V::LANES);
-                let values = F::output(points, half[i]);
-                for j in 0..F::TILE {
-                    if j < columns {
-                        activation.apply(values[j].plus(bias)).store(row.add(j * V::LANES));
+            for i in 0..TILE {
+                let y = self.y.wrapping_add(i * self.step);
+                if y < self.view.size[0] {
+                    let row = self.view.row(y).add(self.block * self.view.block_stride);
+                    let values = factors.output::<SIDE, TILE>(half[i]);
+                    for j in 0..TILE {
+                        let x = self.x.wrapping_add(j * self.step);
+                        if x < self.view.size[1] {
+                            activation.apply(values[j].plus(bias)).store(row.add(x * V::LANES));
+                        }
                     }
                 }
             }
         }
     }
+}
+
+/// G g Gᵀ, position by position, of a kernel of as many taps as G has columns.
+fn transformed<'a>(
+    transform: &'a [Vec<f64>],
+    weight: impl Fn(usize, usize) -> f64 + 'a,
+) -> impl Iterator<Item = f64> + 'a {
+    let taps = transform[0].len();
+    // g Gᵀ.
+    let half: Vec<Vec<f64>> = (0..taps)
+        .map(|y| transform.iter().map(|column| (0..taps).map(|x| column[x] * weight(y, x)).sum()).collect())
+        .collect();
+    let side = transform.len();
+    (0..side * side).map(move |position| {
+        transform[position / side].iter().zip(&half).map(|(factor, row)| factor * row[position % side]).sum()
+    })
 }
