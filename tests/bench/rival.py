@@ -14,20 +14,26 @@ import onnx
 from onnx import numpy_helper, shape_inference
 
 
-def multiplications(model: onnx.ModelProto, side: int) -> int:
+def input_shape(model: onnx.ModelProto, side: int) -> tuple[int, ...]:
+    """Of an image, or of a stack of planes of a quarter of the side: the same as in runtimes.rs."""
+    stack = len(model.graph.input[0].type.tensor_type.shape.dim) == 5
+    return (1, 1, -(-side // 32), side // 4, side // 4) if stack else (1, 1, side, side)
+
+
+def multiplications(model: onnx.ModelProto, shape: tuple[int, ...]) -> int:
     """Of all convolutions, by their definition."""
-    for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 1, side, side), strict=True):
+    for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         axis.dim_value = length
     graph = shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.value_info, *graph.output]}
-    shapes[graph.input[0].name] = [1, 1, side, side]
+    shapes[graph.input[0].name] = list(shape)
     weights = {w.name: list(w.dims) for w in graph.initializer}
     total = 0
     for node in graph.node:
         if node.op_type in ("Conv", "ConvTranspose"):
             # A transposed convolution multiplies every input pixel, another one every output pixel, with a kernel.
             pixels = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]]
-            total += int(np.prod(weights[node.input[1]])) * pixels[2] * pixels[3]
+            total += int(np.prod(weights[node.input[1]])) * int(np.prod(pixels[2:]))
     return total
 
 
@@ -52,17 +58,20 @@ def torch_run(path: str, image: np.ndarray, threads: int) -> Callable[[], None]:
     given = torch.from_numpy(image)
 
     def convolution(call: Callable, x: list, a: dict) -> torch.Tensor:
-        pads = a.get("pads", [0, 0, 0, 0])
-        assert pads[:2] == pads[2:], "uneven padding"
+        pads = a.get("pads", [0] * (2 * (x[0].ndim - 2)))
+        half = len(pads) // 2
+        assert pads[:half] == pads[half:], "uneven padding"
         extra = {"output_padding": a["output_padding"]} if "output_padding" in a else {}
-        return call(x[0], x[1], x[2], stride=a.get("strides", 1), padding=pads[:2], **extra)
+        return call(x[0], x[1], x[2], stride=a.get("strides", 1), padding=pads[:half], **extra)
 
     operators = {
-        "Conv": lambda x, a: convolution(f.conv2d, x, a),
+        "Conv": lambda x, a: convolution(f.conv3d if x[0].ndim == 5 else f.conv2d, x, a),
         "ConvTranspose": lambda x, a: convolution(f.conv_transpose2d, x, a),
         "Relu": lambda x, a: torch.relu(x[0]),
         "LeakyRelu": lambda x, a: f.leaky_relu(x[0], a["alpha"]),
-        "MaxPool": lambda x, a: f.max_pool2d(x[0], a["kernel_shape"], a["strides"]),
+        "MaxPool": lambda x, a: (f.max_pool3d if x[0].ndim == 5 else f.max_pool2d)(
+            x[0], a["kernel_shape"], a["strides"]
+        ),
         "Resize": lambda x, a: f.interpolate(x[0], scale_factor=2, mode="nearest"),
         "Concat": lambda x, a: torch.cat(x, a["axis"]),
         "Add": lambda x, a: x[0] + x[1],
@@ -89,9 +98,10 @@ def torch_run(path: str, image: np.ndarray, threads: int) -> Callable[[], None]:
 
 def main() -> None:
     runtime, path, side, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    image = np.random.default_rng(1).random((1, 1, side, side), dtype=np.float32)
+    shape = input_shape(onnx.load(path), side)
+    image = np.random.default_rng(1).random(shape, dtype=np.float32)
     run = {"onnxruntime": onnxruntime_run, "torch": torch_run}[runtime](path, image, threads)
-    print(multiplications(onnx.load(path), side), flush=True)
+    print(multiplications(onnx.load(path), shape), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         run()

@@ -11,7 +11,7 @@
 #[allow(missing_docs)]
 mod common;
 
-use common::{Attribute, Net, unet, unet_with_kernel};
+use common::{Attribute, Net, unet, unet_with, unet_with_kernel};
 use mdr::network::{Network, RunOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -25,6 +25,7 @@ fn nets() -> Vec<(&'static str, Vec<u8>)> {
         ("built-in", built_in),
         ("resnet", resnet(32, 6)),
         ("strided", strided(32)),
+        ("care-3d", unet_with(Net::new(3, 1), 2, 16)),
     ]
 }
 
@@ -138,13 +139,15 @@ fn quantile(values: &[f64], part: f64) -> f64 {
 fn worker(path: &str, side: usize, threads: usize) {
     let bytes = std::fs::read(path).expect("a model");
     let network = Network::from_onnx(path, &bytes).expect("a good model");
-    let image = common::noise(1, side * side);
+    // A stack of planes of a quarter of the side has as many samples as an image.
+    let tile = if network.spatial_axes() == 2 { [1, side, side] } else { [side.div_ceil(32), side / 4, side / 4] };
+    let image = common::noise(1, tile.iter().product());
     let mut output = vec![];
     println!("0");
     for _ in std::io::stdin().lines() {
         let start = Instant::now();
         let options = RunOptions { threads, precise: false };
-        network.run_into(&image, [1, side, side], &mut output, options).expect("a run");
+        network.run_into(&image, tile, &mut output, options).expect("a run");
         println!("{}", start.elapsed().as_secs_f64());
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

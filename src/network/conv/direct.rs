@@ -9,6 +9,7 @@
 
 use super::simd::{Isa, VECTORS, Vector};
 use super::view::{Activation, View};
+use std::sync::Arc;
 
 /// A window that slides over an image, along Y and X.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub(super) struct Direct {
     gathered: bool,
     /// Spread: [group of up to `VECTORS` vectors of outputs][row][source and its channel][column][output];
     /// gathered: [output][row][source and its block of channels][column][lane]; plain: as gathered, one lane.
-    weights: Vec<f32>,
+    weights: Arc<[f32]>,
     bias: Vec<f32>,
     pub activation: Activation,
 }
@@ -121,7 +122,7 @@ impl Direct {
             }
         }
         let inputs = inputs.to_vec();
-        Self { window, inputs, outputs, gathered, weights: packed, bias, activation: Activation::None }
+        Self { window, inputs, outputs, gathered, weights: packed.into(), bias, activation: Activation::None }
     }
 
     /// Input columns from the first of a row to the last that is read for so many results, rounded up to whole tiles.

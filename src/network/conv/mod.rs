@@ -2,9 +2,10 @@
 //! `build` makes of it, or of the parts of it that are of the right kinds, programs that `program` runs. Where a whole
 //! network is one program ([`Own`]), tract is not asked any more; else each part becomes one operator of tract's plan.
 //!
-//! The right kinds are: float32, one image, two spatial axes, constant weights, one group; convolutions of any kernel,
-//! stride and dilation, transposed ones, max-pooling by 2, nearest-neighbour enlargement by 2, concatenation of
-//! channels, sums, reflected borders, rectifiers, tanh and sigmoid.
+//! The right kinds are: float32, one image or stack, constant weights, one group; convolutions of any kernel, stride and
+//! dilation, transposed ones (of images), max-pooling by 2, nearest-neighbour enlargement by 2, concatenation of
+//! channels, sums, reflected borders, rectifiers, tanh and sigmoid. Stacks are taken plane by plane, each a tensor of
+//! its own; so their programs hold for one number of planes and are parts of tract's plan.
 #![allow(unsafe_code)] // vector instructions, and threads that share the memory of a run
 
 use build::Builder;
@@ -17,6 +18,7 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::Conv;
 
 mod build;
+mod convolutions;
 mod direct;
 mod program;
 mod simd;
@@ -32,7 +34,7 @@ pub(super) fn keep_pointwise(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::default()
         .with_rule_for::<Conv>("keep pointwise convolution", |(), model, node, _, conv| {
             let pointwise = conv.pool_spec.kernel_shape.iter().all(|&side| side == 1);
-            let image = conv.pool_spec.rank() == 2 && conv.group == 1 && conv.q_params.is_none();
+            let image = [2, 3].contains(&conv.pool_spec.rank()) && conv.group == 1 && conv.q_params.is_none();
             if !pointwise || !image {
                 return Ok(None);
             }
@@ -131,7 +133,7 @@ impl Own {
     /// Samples of the result for an input of Y, X pixels.
     pub(super) fn samples(&self, size: [usize; 2]) -> Option<usize> {
         let [rows, columns] = self.layout(size)?.output_size(&self.program, 0);
-        Some(self.program.tensors[self.program.outputs[0]].channels * rows * columns)
+        Some(self.program.tensors[self.program.outputs[0][0]].channels * rows * columns)
     }
 
     /// Runs it; input and output are C, Y, X. False where the network cannot take this size.
@@ -241,19 +243,22 @@ fn close(
     let Some(part) = part.finish(model, &outlets)? else { return Ok(()) };
     let mut sizes = vec![];
     for &input in &part.inputs {
-        match model.outlet_fact(input)?.shape.as_concrete() {
-            Some(&[_, _, rows, columns]) => sizes.push([rows, columns]),
-            _ => return Ok(()),
+        match build::image(model.outlet_fact(input)?) {
+            Some([_, _, rows, columns]) => sizes.push([rows, columns]),
+            None => return Ok(()),
         }
     }
     let Some(layout) = Layout::new(&part.program, &sizes) else { return Ok(()) };
     let mut shapes = vec![];
     for (index, &outlet) in outlets.iter().enumerate() {
-        let shape: TVec<usize> = model.outlet_fact(outlet)?.shape.as_concrete().map(Into::into).unwrap_or_default();
-        if shape.get(2..) != Some(&layout.output_size(&part.program, index)[..]) {
+        let fact = model.outlet_fact(outlet)?;
+        let [rows, columns] = layout.output_size(&part.program, index);
+        let planes = &part.program.outputs[index];
+        let shape = [part.program.tensors[planes[0]].channels, planes.len(), rows, columns];
+        if build::image(fact) != Some(shape) {
             return Ok(());
         }
-        shapes.push(shape);
+        shapes.push(fact.shape.as_concrete().expect("an image's shape is known").into());
     }
     let op = Part { inner: Arc::new(Inner { program: part.program, layout, arenas: Mutex::default() }), shapes };
     let mut patch = TypedModelPatch::default();
@@ -270,7 +275,7 @@ fn close(
 #[derive(Clone)]
 struct Part {
     inner: Arc<Inner>,
-    /// Of the outputs: N, C, Y, X.
+    /// Of the outputs: N, C, Y, X or N, C, Z, Y, X.
     shapes: Vec<TVec<usize>>,
 }
 

@@ -45,7 +45,7 @@ pub(super) enum Op {
     /// One convolution for each remainder of the result's position, along Y and X; what the result is cut or
     /// lengthened by: stride, then what is added to (input − 1) times stride.
     Transposed { phases: Vec<Phase>, stride: [usize; 2], more: [isize; 2] },
-    /// Largest of 2 by 2.
+    /// Largest of 2 by 2, of one or two planes.
     Halve,
     /// Pixels repeated 2 by 2.
     Double,
@@ -179,9 +179,9 @@ pub(super) struct Program {
     pub isa: Isa,
     pub tensors: Vec<Tensor>,
     pub steps: Vec<Step>,
-    /// External tensors, in the order in which they are given.
-    pub inputs: Vec<usize>,
-    pub outputs: Vec<usize>,
+    /// External tensors, in the order in which they are given, each as its planes (of a stack C, Z, Y, X).
+    pub inputs: Vec<Vec<usize>>,
+    pub outputs: Vec<Vec<usize>>,
 }
 
 /// Where a tensor lies.
@@ -217,7 +217,7 @@ pub(super) struct Layout {
 }
 
 /// Most tensors that a step makes its result of.
-pub(super) const MOST_SOURCES: usize = 8;
+pub(super) const MOST_SOURCES: usize = 16;
 /// Rows of the result that are asked for at once.
 const BAND: usize = 16;
 /// Most samples of an arena: beyond it a size counts as impossible.
@@ -228,11 +228,11 @@ impl Layout {
     pub(super) fn new(program: &Program, inputs: &[[usize; 2]]) -> Option<Self> {
         let count = program.tensors.len();
         let mut sizes = vec![[0; 2]; count];
-        for (&tensor, &size) in program.inputs.iter().zip(inputs) {
+        for (planes, &size) in program.inputs.iter().zip(inputs) {
             if size.iter().any(|&side| side == 0 || side > 1 << 30) {
                 return None;
             }
-            sizes[tensor] = size;
+            planes.iter().for_each(|&tensor| sizes[tensor] = size);
         }
         let mut margins = vec![[0; 2]; count];
         for step in &program.steps {
@@ -285,9 +285,9 @@ impl Layout {
         (samples < MAX_SAMPLES).then_some(Self { places, tasks, samples, zeros, scratch })
     }
 
-    /// Sides of output `index`.
+    /// Sides of the planes of output `index`.
     pub(super) fn output_size(&self, program: &Program, index: usize) -> [usize; 2] {
-        self.places[program.outputs[index]].size
+        self.places[program.outputs[index][0]].size
     }
 
     /// Bytes of an arena for so many threads.
@@ -301,13 +301,13 @@ fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
     let (mut tasks, mut slots) = (vec![], vec![0; heights.len()]);
     let mut made = vec![0; heights.len()];
     let mut kept = vec![0; heights.len()];
-    for &input in &program.inputs {
+    for &input in program.inputs.iter().flatten() {
         made[input] = heights[input];
     }
-    let tallest = program.outputs.iter().map(|&output| heights[output]).max().unwrap_or(0);
+    let tallest = program.outputs.iter().flatten().map(|&output| heights[output]).max().unwrap_or(0);
     for band in 1..=tallest.div_ceil(BAND) {
         let mut wanted = made.clone();
-        for &output in &program.outputs {
+        for &output in program.outputs.iter().flatten() {
             // Outputs of other heights keep pace.
             let rows = (band * BAND).min(tallest);
             wanted[output] = (rows * heights[output]).div_ceil(tallest);
@@ -398,12 +398,12 @@ impl Program {
     ) {
         assert!(self.isa.is_here(), "instructions that this processor lacks");
         assert!(inputs.len() == self.inputs.len() && outputs.len() == self.outputs.len(), "tensors that are missing");
-        let samples = |tensor: usize| {
-            let [rows, columns] = layout.places[tensor].size;
-            self.tensors[tensor].channels * rows * columns
+        let samples = |planes: &[usize]| {
+            let [rows, columns] = layout.places[planes[0]].size;
+            planes.len() * self.tensors[planes[0]].channels * rows * columns
         };
-        assert!(self.inputs.iter().zip(inputs).all(|(&t, given)| samples(t) == given.len()), "inputs do not fit");
-        assert!(self.outputs.iter().zip(&*outputs).all(|(&t, given)| samples(t) == given.len()), "outputs do not fit");
+        assert!(self.inputs.iter().zip(inputs).all(|(t, given)| samples(t) == given.len()), "inputs do not fit");
+        assert!(self.outputs.iter().zip(&*outputs).all(|(t, given)| samples(t) == given.len()), "outputs do not fit");
         let items = layout.tasks.iter().map(|task| {
             let step = &self.steps[task.step];
             step.op.items(task.rows.clone(), layout.places[step.to].size[1])
@@ -431,12 +431,20 @@ impl Program {
                 block_stride: place.block_stride,
             });
         }
-        for (&tensor, given) in self.inputs.iter().zip(inputs) {
+        let lend = |views: &mut [View], planes: &[usize], samples: *mut f32| {
+            for (z, &tensor) in planes.iter().enumerate() {
+                let view = &mut views[tensor];
+                view.base = samples.wrapping_add(z * view.block_stride);
+                // From one channel to the next.
+                view.block_stride *= planes.len();
+            }
+        };
+        for (planes, given) in self.inputs.iter().zip(inputs) {
             // Steps only read from inputs.
-            arena.views[tensor].base = given.as_ptr().cast_mut();
+            lend(&mut arena.views, planes, given.as_ptr().cast_mut());
         }
-        for (&tensor, given) in self.outputs.iter().zip(outputs) {
-            arena.views[tensor].base = given.as_mut_ptr();
+        for (planes, given) in self.outputs.iter().zip(outputs) {
+            lend(&mut arena.views, planes, given.as_mut_ptr());
         }
         let run = Run {
             program: self,
@@ -525,7 +533,7 @@ impl Run<'_> {
                         phase.direct.compute::<V>(from, to, self.zeros, y / stride[0], 0, pixels);
                     }
                 }
-                Op::Halve => view::halve_row::<V>(&from[0], to, y),
+                Op::Halve => view::halve_row::<V>(from, to, y),
                 Op::Double => view::double_row::<V>(&from[0], to, y),
                 Op::Map(activation) => view::map_row::<V>(&from[0], from.get(1), to, y, *activation),
                 Op::Reflect(before, _) => view::reflect_row(&from[0], to, y, *before),

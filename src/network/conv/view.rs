@@ -130,29 +130,35 @@ pub(super) unsafe fn copy_row(from: &View, to: &View, y: usize, first: usize) {
     }
 }
 
-/// The largest of each 2 by 2 pixels.
+/// The largest of each 2 by 2 pixels of one or two planes.
 ///
 /// # Safety
-/// Both views are valid, of the same channels and lanes, `from` of twice the size at least.
+/// All views are valid, of the same channels and lanes, `planes` of twice the size at least.
 #[inline(always)]
-pub(super) unsafe fn halve_row<V: Vector>(from: &View, to: &View, y: usize) {
+pub(super) unsafe fn halve_row<V: Vector>(planes: &[View], to: &View, y: usize) {
     // SAFETY: rows 2y and 2y + 1 and columns to twice the result's are there.
     unsafe {
-        for block in 0..from.blocks() {
-            let above = from.row(2 * y).add(block * from.block_stride);
-            let below = from.row(2 * y + 1).add(block * from.block_stride);
+        for block in 0..to.blocks() {
             let target = to.row(y).add(block * to.block_stride);
-            if to.lanes == V::LANES {
-                for x in 0..to.size[1] {
-                    let (left, right) = (2 * x * V::LANES, (2 * x + 1) * V::LANES);
-                    let above = V::load(above.add(left)).max(V::load(above.add(right)));
-                    let below = V::load(below.add(left)).max(V::load(below.add(right)));
-                    above.max(below).store(target.add(x * V::LANES));
-                }
-            } else {
-                for x in 0..to.size[1] {
-                    let above = (*above.add(2 * x)).max(*above.add(2 * x + 1));
-                    *target.add(x) = above.max(*below.add(2 * x)).max(*below.add(2 * x + 1));
+            let mut rows = [[target; 2]; 2];
+            for (rows, from) in rows.iter_mut().zip(planes) {
+                *rows = [2 * y, 2 * y + 1].map(|y| from.row(y).wrapping_add(block * from.block_stride));
+            }
+            let rows = &rows.as_flattened()[..2 * planes.len()];
+            for x in 0..to.size[1] {
+                let (left, right) = (2 * x * to.lanes, (2 * x + 1) * to.lanes);
+                if to.lanes == V::LANES {
+                    let mut most = V::load(rows[0].add(left));
+                    for row in rows {
+                        most = V::load(row.add(left)).max(most).max(V::load(row.add(right)));
+                    }
+                    most.store(target.add(x * V::LANES));
+                } else {
+                    let mut most = *rows[0].add(left);
+                    for row in rows {
+                        most = most.max(*row.add(left)).max(*row.add(right));
+                    }
+                    *target.add(x) = most;
                 }
             }
         }

@@ -23,6 +23,7 @@ use super::simd::{Isa, VECTORS, Vector};
 use super::transform::{Factors, MINUS_A, MOST_SIDE, MOST_TILE, Method};
 use super::view::{Activation, View};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A convolution.
 #[derive(Clone, PartialEq)]
@@ -42,7 +43,7 @@ pub(super) struct Winograd {
     parts: Vec<(usize, bool)>,
     /// [position][group of up to `VECTORS` vectors of outputs][input channel][output]; inputs by source, sort and
     /// channel, outputs by sort and channel, of each sort whole vectors.
-    weights: Vec<f32>,
+    weights: Arc<[f32]>,
     bias: Vec<f32>,
     pub activation: Activation,
     lanes: usize,
@@ -117,7 +118,7 @@ impl Winograd {
             shift,
             sources: sources.to_vec(),
             parts,
-            weights: vec![],
+            weights: Arc::default(),
             bias: vec![],
             activation: Activation::None,
             lanes: isa.lanes(),
@@ -134,7 +135,7 @@ impl Winograd {
         self.bias = bias.to_vec();
         self.bias.resize(outputs.next_multiple_of(self.lanes), 0.0);
         let (padded, channels) = (self.padded(), self.channels());
-        self.weights = vec![0.0; positions * channels * padded];
+        let mut packed = vec![0.0; positions * channels * padded];
         let group = self.lanes * VECTORS;
         for to_sort in 0..self.spread * self.spread {
             for output in 0..outputs {
@@ -157,7 +158,7 @@ impl Winograd {
                             };
                             for (position, value) in transformed(&transform, weight).enumerate() {
                                 let panel = position * channels * padded + start * channels;
-                                self.weights[panel + channel * width + place - start] = value as f32;
+                                packed[panel + channel * width + place - start] = value as f32;
                             }
                             channel += 1;
                         }
@@ -166,6 +167,7 @@ impl Winograd {
                 }
             }
         }
+        self.weights = packed.into();
         let blocks = self.input_blocks() + self.padded() / self.lanes;
         let pixels = self.run;
         self.run =
