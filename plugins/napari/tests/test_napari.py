@@ -247,5 +247,5 @@ def test_the_manifest_offers_what_is_built_in():
 
     manifest = PluginManager.instance().get_manifest("napari-mdr")
     commands = {item.command for item in manifest.contributions.menus["napari-mdr/restore"]}
-    tasks = {model["task"] for model in Model.builtins()}
+    tasks = {model["task"].replace("-", "_") for model in Model.builtins()}
     assert commands == {f"napari-mdr.{task}" for task in tasks} | {"napari-mdr.widget"}
