@@ -66,7 +66,7 @@ public class ModelInfo_ implements PlugIn {
         text.append('\n');
         facts.forEach((key, value) -> {
             if (value != null && !value.equals("")) {
-                text.append(String.format("%-22s%s%n", key.replace('_', ' '), shown(value)));
+                text.append(key.replace('_', ' ')).append(": ").append(shown(value)).append('\n');
             }
         });
     }
