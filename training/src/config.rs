@@ -129,9 +129,19 @@ pub struct Folder {
     /// The task whose images these are, where a run has several; without it, the task that the path names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
+    /// File names without their endings of images that stay out, such as those that a test shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
     /// How often its images are drawn, compared with those of other folders.
     #[serde(default = "one")]
     pub weight: f64,
+}
+
+impl Folder {
+    /// All images of this kind in a folder.
+    pub fn new(path: String, kind: Option<FolderKind>) -> Self {
+        Self { path, split: None, kind, task: None, exclude: Vec::new(), weight: 1.0 }
+    }
 }
 
 fn one() -> f64 {

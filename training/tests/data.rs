@@ -77,6 +77,22 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn images_named_under_exclude_stay_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["cells", "nuclei", "nuclei_2"] {
+        common::write_phantoms(&folder.path().join(format!("clean/set/clean/{name}.tif")), 1, 0, None);
+    }
+    let mut config = common::smoke(&["data.folders=[{ path = \"clean/set\", exclude = [\"nuclei\"] }]"]);
+    let found: BTreeSet<_> = splits(&pairs::find(&config, folder.path()).unwrap()).into_values().flatten().collect();
+    let rest = ["cells", "nuclei_2"].map(|name| format!("clean/set/clean/{name}.tif"));
+    assert_eq!(found, BTreeSet::from(rest), "no more and no less than the named image is left out");
+
+    config.data.folders[0].exclude = vec!["nucleus".to_owned()];
+    let error = format!("{:#}", pairs::find(&config, folder.path()).unwrap_err());
+    assert!(error.contains("no image \"nucleus\" to exclude"), "{error}");
+}
+
+#[test]
 fn references_are_matched_to_their_inputs() {
     let folder = tempfile::tempdir().unwrap();
     let path = |side: &str| folder.path().join(format!("denoise/train/{side}/a.tif"));
