@@ -295,7 +295,7 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
                     reference.info.shape
                 );
                 normalize(reference, &config.data)?;
-                if config.data.match_intensity {
+                if config.data.matches_intensity(config.tasks[task]) {
                     match_intensity(&mut reference.samples, &input.samples)
                         .with_context(|| format!("matching the intensities of {name}"))?;
                 }
