@@ -38,7 +38,7 @@ pub fn augment(images: &mut Images, settings: &Augment, config: &Config, device:
             for number in 0..settings.samples {
                 let input = normalized(synthesizer.degrade(&plane, learnt, &mut rng), &config.data)?;
                 let mut target = plane.clone();
-                if config.data.match_intensity {
+                if config.data.matches_intensity(config.tasks[task]) {
                     match_intensity(&mut target.samples, &input.samples)?;
                 }
                 let name = format!("{name}, synthetic {number}");

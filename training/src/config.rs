@@ -84,8 +84,10 @@ pub struct Data {
     pub percentile_low: f64,
     /// Percentile of an image that becomes 1.
     pub percentile_high: f64,
-    /// Whether gain and offset of a reference are fitted to its degraded image before it becomes a target.
-    pub match_intensity: bool,
+    /// Whether gain and offset of a reference are fitted to its degraded image before it becomes a target. Without it,
+    /// [`Data::matches_intensity`] decides by the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub match_intensity: Option<bool>,
     /// Part of the images without a given split that is kept for validation.
     pub validation_fraction: f64,
     /// How many pairs of each task are trained on: a seeded choice, of which a smaller number is always a part. Without
@@ -100,7 +102,7 @@ impl Default for Data {
             folders: Vec::new(),
             percentile_low: 2.0,
             percentile_high: 99.8,
-            match_intensity: true,
+            match_intensity: None,
             validation_fraction: 0.1,
             pairs: None,
         }
@@ -111,6 +113,13 @@ impl Data {
     /// The normalisation that the model file names and the engine applies.
     pub fn normalization(&self) -> Normalization {
         Normalization::Percentile { low: self.percentile_low, high: self.percentile_high }
+    }
+
+    /// Whether gain and offset of `task`'s references are fitted to their inputs: unless the config says otherwise, for
+    /// every task but super-resolution. There the reference has a background of zero where the input has haze, and
+    /// a fit would move that zero from image to image.
+    pub fn matches_intensity(&self, task: Task) -> bool {
+        self.match_intensity.unwrap_or(task != Task::SuperResolve)
     }
 }
 
@@ -129,9 +138,19 @@ pub struct Folder {
     /// The task whose images these are, where a run has several; without it, the task that the path names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
+    /// File names without their endings of images that stay out, such as those that a test shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
     /// How often its images are drawn, compared with those of other folders.
     #[serde(default = "one")]
     pub weight: f64,
+}
+
+impl Folder {
+    /// All images of this kind in a folder.
+    pub fn new(path: String, kind: Option<FolderKind>) -> Self {
+        Self { path, split: None, kind, task: None, exclude: Vec::new(), weight: 1.0 }
+    }
 }
 
 fn one() -> f64 {

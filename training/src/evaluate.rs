@@ -44,7 +44,7 @@ pub fn restore(model: &Model, low: &Image, options: &RestoreOptions) -> Result<I
 /// # Errors
 /// Where there are none, or one lacks its partner.
 pub fn pairs_below(data: &Path) -> Result<Vec<Entry>> {
-    let folder = Folder { path: String::new(), split: None, kind: Some(FolderKind::Pairs), task: None, weight: 1.0 };
+    let folder = Folder::new(String::new(), Some(FolderKind::Pairs));
     pairs::search(&[folder], data)
 }
 

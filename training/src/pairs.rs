@@ -1,7 +1,7 @@
 //! Folders → images in memory, normalised, each with its part in the split. Pairs are `low/NAME` with `high/NAME`, images
-//! that belong to no other `clean/NAME` and `degraded/NAME`, at any depth. The split is by file: folders named train, val and test where they exist, else
-//! seeded; planes of one file never end up in different parts. Files are read through the engine, and normalised by it,
-//! so that training sees what inference will see.
+//! that belong to no other `clean/NAME` and `degraded/NAME`, at any depth. The split is by file: folders named train, val and
+//! test where they exist, else seeded; planes of one file never end up in different parts. Files are read through the
+//! engine, and normalised by it, so that training sees what inference will see.
 
 use crate::config::{Config, Data, Folder, FolderKind, Split};
 use anyhow::{Context, Result, bail, ensure};
@@ -122,7 +122,7 @@ pub fn find(config: &Config, root: &Path) -> Result<Vec<Entry>> {
 
 /// The folders of a config; without any, one named as each task.
 fn folders(config: &Config) -> Vec<Folder> {
-    let default = |task: &Task| Folder { path: task.to_string(), split: None, kind: None, task: None, weight: 1.0 };
+    let default = |task: &Task| Folder::new(task.to_string(), None);
     let named = &config.data.folders;
     if named.is_empty() { config.tasks.iter().map(default).collect() } else { named.clone() }
 }
@@ -149,10 +149,16 @@ pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
         let base = root.join(&folder.path);
         ensure!(base.is_dir(), "{}: no such folder (named in data.folders, relative to --data)", base.display());
         let before = found.len();
+        let mut excluded = BTreeSet::new();
         let mut add = |reference: Option<PathBuf>, degraded: Option<PathBuf>| {
             let relative = |path: PathBuf| path.strip_prefix(root).map(Path::to_owned).unwrap_or(path);
             let (reference, degraded) = (reference.map(relative), degraded.map(relative));
             let entry = Entry { reference, degraded, split: Split::Train, folder: number, open: false };
+            let stem = entry.path().file_stem().unwrap_or_default().to_owned();
+            if let Some(name) = folder.exclude.iter().find(|name| stem == name.as_str()) {
+                excluded.insert(name);
+                return;
+            }
             if seen.insert(entry.path().to_owned()) {
                 let named = folder.split.or_else(|| named_split(entry.path()));
                 found.push(Entry { split: named.unwrap_or(Split::Train), open: named.is_none(), ..entry });
@@ -184,6 +190,9 @@ pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
             "{}: found neither low/NAME.tif with high/NAME.tif nor clean/NAME.tif nor degraded/NAME.tif, at any depth",
             base.display()
         );
+        if let Some(name) = folder.exclude.iter().find(|name| !excluded.contains(name)) {
+            bail!("{}: no image {name:?} to exclude", base.display());
+        }
     }
     Ok(found)
 }
@@ -286,7 +295,7 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
                     reference.info.shape
                 );
                 normalize(reference, &config.data)?;
-                if config.data.match_intensity {
+                if config.data.matches_intensity(config.tasks[task]) {
                     match_intensity(&mut reference.samples, &input.samples)
                         .with_context(|| format!("matching the intensities of {name}"))?;
                 }

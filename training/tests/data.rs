@@ -2,6 +2,7 @@
 
 mod common;
 
+use mdr::Task;
 use mdr_train::config::{Config, Split};
 use mdr_train::pairs::{self, Entry, Images};
 use mdr_train::patches::{Loader, Sampler};
@@ -77,26 +78,49 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn images_named_under_exclude_stay_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["cells", "nuclei", "nuclei_2"] {
+        common::write_phantoms(&folder.path().join(format!("clean/set/clean/{name}.tif")), 1, 0, None);
+    }
+    let mut config = common::smoke(&["data.folders=[{ path = \"clean/set\", exclude = [\"nuclei\"] }]"]);
+    let found: BTreeSet<_> = splits(&pairs::find(&config, folder.path()).unwrap()).into_values().flatten().collect();
+    let rest = ["cells", "nuclei_2"].map(|name| format!("clean/set/clean/{name}.tif"));
+    assert_eq!(found, BTreeSet::from(rest), "no more and no less than the named image is left out");
+
+    config.data.folders[0].exclude = vec!["nucleus".to_owned()];
+    let error = format!("{:#}", pairs::find(&config, folder.path()).unwrap_err());
+    assert!(error.contains("no image \"nucleus\" to exclude"), "{error}");
+}
+
+#[test]
 fn references_are_matched_to_their_inputs() {
     let folder = tempfile::tempdir().unwrap();
     let path = |side: &str| folder.path().join(format!("denoise/train/{side}/a.tif"));
     common::write_phantoms(&path("low"), 1, 3, None);
-    // The reference is the input times 3 plus 1000, but for one sample at each end, which moves its percentiles.
+    // The reference is the input times 3 plus 1000, but for one very bright sample, which moves its percentiles.
     let mut image = mdr::tiff_io::read_tiff(path("low")).unwrap();
     image.samples.iter_mut().for_each(|sample| *sample = *sample * 3.0 + 1000.0);
+    image.samples[0] = 1e6;
     std::fs::create_dir_all(path("high").parent().unwrap()).unwrap();
     mdr::tiff_io::write_tiff(path("high"), &image, false).unwrap();
-    let images = |change: &str| {
-        let config = common::smoke(&[common::PAIRS_ONLY, "data.percentile_high=100", change]);
+    let images = |changes: &[&str]| {
+        let config = common::smoke(&[&[common::PAIRS_ONLY, "data.percentile_high=100"], changes].concat());
         let entries = pairs::find(&config, folder.path()).unwrap();
         pairs::load(&entries, Split::Train, &config, folder.path()).unwrap()
     };
     let difference = |images: &Images| {
         let pair = &images.pairs[0];
         let samples = pair.input.samples.iter().zip(&pair.target.samples);
-        samples.map(|(input, target)| (input - target).abs()).fold(0.0, f32::max)
+        samples.map(|(input, target)| input - target).sum::<f32>().abs() / pair.input.samples.len() as f32
     };
-    assert!(difference(&images("data.match_intensity=true")) < 1e-5);
+    assert!(difference(&images(&["data.match_intensity=true"])) < 1e-5);
+    assert!(difference(&images(&[])) < 1e-5);
+    assert!(difference(&images(&["data.match_intensity=false"])) > 1e-3);
+    // Without a word in the config, super-resolution is not matched.
+    let data = common::smoke(&[]).data;
+    let matched = [Task::Denoise, Task::Axial, Task::SuperResolve].map(|task| data.matches_intensity(task));
+    assert_eq!(matched, [true, true, false]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import mean_model, menu_action, noisy, upsampling_model
 from napari_mdr import MdrError, Model, restore
-from napari_mdr._commands import run
+from napari_mdr._commands import TITLES, run
 from napari_mdr._layers import restored_layer, source
 from napari_mdr._run import Run
 
@@ -38,6 +38,22 @@ def test_menu_item_restores_as_the_command_line_does(make_napari_viewer, qtbot, 
     assert note["sha256"] == Model.builtin().info["sha256"]
     assert note["axes"] == "ZYX"
     json.dumps(note)
+
+
+@pytest.mark.parametrize("task", TITLES)
+def test_each_task_restores_as_the_command_line_does(make_napari_viewer, qtbot, command_line, task):
+    viewer = make_napari_viewer(show=True)
+    image = noisy(4, 70, 90)
+    viewer.add_image(image, name="cells", scale=(1.25, 0.5, 0.5), units="µm")
+    menu_action(viewer, "Filter", "Restore", TITLES[task]).trigger()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=60_000)
+    sizes = ["--z-step", "1.25", "--pixel-size", "0.5"] if task == "axial" else []
+    expected = command_line(image, "ZYX", "--task", task, *sizes)
+    layer = viewer.layers[1]
+    assert layer.name == f"cells [mdr {task}]"
+    assert layer.data.shape == expected.shape
+    assert layer.data.tobytes() == expected.tobytes()
+    assert layer.metadata["mdr"]["task"] == task
 
 
 def test_menu_item_is_off_without_an_image_layer(make_napari_viewer):
@@ -82,6 +98,28 @@ def test_errors_are_notifications_in_the_engines_words(make_napari_viewer, qtbot
     run(viewer, viewer.add_image(noisy(4, 32, 32)), "denoise", {"memory_limit_mb": 1})
     qtbot.waitUntil(lambda: any("memory limit 1 MB" in message for message in notifications()), timeout=10_000)
     assert len(viewer.layers) == 2
+
+
+def test_an_image_that_cannot_be_read_ends_the_run(make_napari_viewer, qtbot):
+    import dask.array as da
+
+    def broken(block):
+        if block.size:
+            raise RuntimeError("the disk is gone")
+        return block
+
+    viewer = make_napari_viewer(show=True)
+    lazy = da.zeros((2, 32, 32), chunks=(1, 32, 32), dtype="u2").map_blocks(broken, meta=np.empty((0, 0, 0), "u2"))
+    layer = viewer.add_image(noisy(2, 32, 32))
+    image = source(layer)
+    image.data = lazy
+    ended = []
+    task = Run("Denoise", lambda progress: restored_layer(image, Model.builtin(), None, progress))
+    task.ended.connect(lambda: ended.append(True))
+    task.start()
+    qtbot.waitUntil(lambda: bool(ended), timeout=10_000)
+    assert any("RuntimeError: the disk is gone" in message for message in notifications())
+    assert not Run._alive
 
 
 def layer_cases():
@@ -206,6 +244,21 @@ def test_twice_the_pixels_keep_the_edges():
     np.testing.assert_allclose(new.extent.world[1] + 0.125, layer.extent.world[1] + 0.25)
 
 
+def test_what_is_turned_and_sheared_lies_where_its_source_lies():
+    from napari.layers import Image
+
+    affine = np.array([[1, 0.1, 0, 5], [0, 1, 0.2, 6], [0, 0, 1, 7], [0, 0, 0, 1.0]])
+    turned = {"rotate": (10, 20, 30), "shear": (0.1, 0.2, 0.3), "affine": affine}
+    layer = Image(noisy(3, 20, 30), scale=(2, 0.5, 0.5), translate=(1, 2, 3), **turned)
+    image = source(layer)
+    model = Model.from_bytes(upsampling_model(), "twice")
+    restored, found, _ = restored_layer(image.plane({"Z": 2}), model)
+    new = Image(restored, **found)
+    # The upper left of the four pixels that pixel 4, 5 has become.
+    np.testing.assert_allclose(new.data_to_world((0, 8, 10)), layer.data_to_world((2, 3.75, 4.75)))
+    np.testing.assert_allclose(new.data_to_world((0, 9, 11)), layer.data_to_world((2, 4.25, 5.25)))
+
+
 def test_a_chosen_channel_keeps_its_place():
     from napari.layers import Image
 
@@ -216,17 +269,25 @@ def test_a_chosen_channel_keeps_its_place():
     assert found["translate"] == (2, 0, 0)
 
 
-def test_the_run_can_be_repeated_from_the_metadata():
+def test_the_run_can_be_repeated_from_the_metadata(tmp_path):
     from napari.layers import Image
 
-    image = noisy(3, 80, 90)
-    first, found, _ = restored_layer(source(Image(image)), Model.builtin(), {"tile": 128, "channel": None})
-    note = json.loads(json.dumps(found["metadata"]["mdr"]))
-    options = note["options"]
-    pixel_size = options.pop("pixel_size_um", None), options.pop("z_step_um", None)
-    assert pixel_size == (None, None)
-    again = restore(image, note["task"], axes=note["axes"], **options)
-    assert np.array_equal(first, again)
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(mean_model(None))
+    layer = Image(noisy(5, 40, 44), scale=(2, 0.5, 0.5), units="µm")
+    part = source(layer).part({"Z": (1, 5)})
+    for model, options in (
+        (Model.builtin(), {"tile": 128, "channel": None}),
+        (Model.builtin("axial"), {"pixel_size_um": 1.0}),
+        (Model.load(path), {"task": "axial"}),
+    ):
+        first, found, _ = restored_layer(part, model, options)
+        note = json.loads(json.dumps(found["metadata"]["mdr"]))
+        built_in = note["model_source"] == "built-in"
+        again = Model.builtin(note["task"]) if built_in else Model.load(note["model_source"])
+        assert again.info["sha256"] == note["sha256"]
+        data = layer.data[tuple(slice(*note["region"].get(letter, (None,))) for letter in note["axes"])]
+        assert np.array_equal(first, restore(data, again, axes=note["axes"], **note["options"]))
 
 
 @pytest.mark.parametrize(("key", "axes"), [("noisy", "YX"), ("anisotropic", "ZYX"), ("blurred", "YX")])
@@ -247,5 +308,5 @@ def test_the_manifest_offers_what_is_built_in():
 
     manifest = PluginManager.instance().get_manifest("napari-mdr")
     commands = {item.command for item in manifest.contributions.menus["napari-mdr/restore"]}
-    tasks = {model["task"] for model in Model.builtins()}
+    tasks = {model["task"].replace("-", "_") for model in Model.builtins()}
     assert commands == {f"napari-mdr.{task}" for task in tasks} | {"napari-mdr.widget"}

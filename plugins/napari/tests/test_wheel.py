@@ -37,7 +37,7 @@ def test_what_is_in_it(wheel):
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
     tasks = {model["task"] for model in Model.builtins()}
     for task in ("denoise", "axial", "super-resolve"):
-        assert (f"napari-mdr.{task}," in manifest) == (task in tasks)
+        assert (f"napari-mdr.{task.replace('-', '_')}," in manifest) == (task in tasks)
     assert "PyQt" not in metadata and "PySide" not in metadata
     assert "Requires-Dist: numpy" in metadata
 

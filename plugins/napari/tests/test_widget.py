@@ -199,6 +199,10 @@ def test_preview_is_what_the_run_will_give(viewer, qtbot):
     assert np.abs(found - alone[y : y + found.shape[0], x : x + found.shape[1]]).max() <= 1e-5 * np.ptp(alone)
     widget.preview.setChecked(False)
     assert PREVIEW not in viewer.layers
+    widget.preview.setChecked(True)
+    qtbot.waitUntil(lambda: PREVIEW in viewer.layers, timeout=30_000)
+    viewer.layers.remove(PREVIEW)
+    assert not widget.preview.isChecked()
 
 
 def test_settings_are_remembered(viewer, qtbot):

@@ -17,7 +17,7 @@ use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{null, null_mut};
-use std::slice::from_raw_parts;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::sync::OnceLock;
 
 /// `MDR_ABI_VERSION` of the `mdr.h` from which the types below were written.
@@ -210,31 +210,17 @@ enum Samples {
 impl Samples {
     /// A copy of a `byte[]`, `short[]` or `float[]`, or zeros of its type and length.
     fn of(env: &mut Env, array: &JObject, copy: bool) -> Result<Self, Fault> {
-        if array.is_null() {
-            return Err(argument("pixels are null"));
+        let plane = Plane::of(env, array)?;
+        let mut samples = match plane.kind {
+            U8 => Self::U8(vec![0; plane.len]),
+            U16 => Self::U16(vec![0; plane.len]),
+            _ => Self::F32(vec![0.0; plane.len]),
+        };
+        if copy {
+            // SAFETY: as many samples of the same kind.
+            unsafe { plane.fetch(env, array, samples.start())? };
         }
-        if let Ok(array) = env.as_cast::<JByteArray>(array) {
-            let mut samples = vec![0; array.len(env)?];
-            if copy {
-                array.get_region(env, 0, &mut samples)?;
-            }
-            return Ok(Self::U8(samples));
-        }
-        if let Ok(array) = env.as_cast::<JShortArray>(array) {
-            let mut samples = vec![0; array.len(env)?];
-            if copy {
-                array.get_region(env, 0, &mut samples)?;
-            }
-            return Ok(Self::U16(samples));
-        }
-        if let Ok(array) = env.as_cast::<JFloatArray>(array) {
-            let mut samples = vec![0.0; array.len(env)?];
-            if copy {
-                array.get_region(env, 0, &mut samples)?;
-            }
-            return Ok(Self::F32(samples));
-        }
-        Err(argument("pixels: expected byte[], short[] or float[]"))
+        Ok(samples)
     }
 
     fn kind(&self) -> i32 {
@@ -261,40 +247,6 @@ impl Samples {
         }
     }
 
-    /// A copy of samples that libmdr hands over.
-    ///
-    /// # Safety
-    /// There are `len` samples of this kind at `start`.
-    unsafe fn copied(kind: i32, start: *const c_void, len: usize) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match kind {
-                U8 => Self::U8(from_raw_parts(start.cast(), len).to_vec()),
-                U16 => Self::U16(from_raw_parts(start.cast(), len).to_vec()),
-                _ => Self::F32(from_raw_parts(start.cast(), len).to_vec()),
-            }
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::U8(samples) => size_of_val(&**samples),
-            Self::U16(samples) => size_of_val(&**samples),
-            Self::F32(samples) => size_of_val(&**samples),
-        }
-    }
-
-    /// A new array in Java.
-    fn array<'l>(&self, env: &mut Env<'l>) -> Result<JObject<'l>, Fault> {
-        let array: JObject = match self {
-            Self::U8(samples) => env.new_byte_array(samples.len())?.into(),
-            Self::U16(samples) => env.new_short_array(samples.len())?.into(),
-            Self::F32(samples) => env.new_float_array(samples.len())?.into(),
-        };
-        self.give(env, &array)?;
-        Ok(array)
-    }
-
     fn give(&self, env: &mut Env, array: &JObject) -> Result<(), Fault> {
         match self {
             Self::U8(samples) => env.as_cast::<JByteArray>(array)?.set_region(env, 0, samples)?,
@@ -305,8 +257,8 @@ impl Samples {
     }
 }
 
-/// Kind and number of the samples of a plane.
-#[derive(Clone, Copy, Default)]
+/// Kind and number of the samples of a plane, which are copied between Java and libmdr's memory without a detour.
+#[derive(Clone, Copy, Default, PartialEq)]
 struct Plane {
     kind: i32,
     len: usize,
@@ -320,6 +272,76 @@ impl Plane {
         let side = |letter| axes.to_bytes().iter().position(|&l| l.eq_ignore_ascii_case(&letter)).map(|i| shape[i]);
         let len = side(b'Y').zip(side(b'X')).and_then(|(y, x)| y.checked_mul(x));
         Ok(Self { kind, len: len.ok_or_else(|| argument(format!("axes {axes:?} and shape {shape:?}")))? })
+    }
+
+    /// What a `byte[]`, `short[]` or `float[]` holds.
+    fn of(env: &mut Env, array: &JObject) -> Result<Self, Fault> {
+        if array.is_null() {
+            return Err(argument("pixels are null"));
+        }
+        if let Ok(array) = env.as_cast::<JByteArray>(array) {
+            return Ok(Self { kind: U8, len: array.len(env)? });
+        }
+        if let Ok(array) = env.as_cast::<JShortArray>(array) {
+            return Ok(Self { kind: U16, len: array.len(env)? });
+        }
+        if let Ok(array) = env.as_cast::<JFloatArray>(array) {
+            return Ok(Self { kind: F32, len: array.len(env)? });
+        }
+        Err(argument("pixels: expected byte[], short[] or float[]"))
+    }
+
+    /// Copies an array that holds such a plane.
+    ///
+    /// # Safety
+    /// `memory` is that of such a plane.
+    unsafe fn fetch(self, env: &mut Env, array: &JObject, memory: *mut c_void) -> Result<(), Fault> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.kind {
+                U8 => {
+                    env.as_cast::<JByteArray>(array)?.get_region(env, 0, from_raw_parts_mut(memory.cast(), self.len))?
+                }
+                U16 => env.as_cast::<JShortArray>(array)?.get_region(
+                    env,
+                    0,
+                    from_raw_parts_mut(memory.cast(), self.len),
+                )?,
+                _ => env.as_cast::<JFloatArray>(array)?.get_region(
+                    env,
+                    0,
+                    from_raw_parts_mut(memory.cast(), self.len),
+                )?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A new array in Java.
+    ///
+    /// # Safety
+    /// `memory` is that of such a plane.
+    unsafe fn array<'l>(self, env: &mut Env<'l>, memory: *const c_void) -> Result<JObject<'l>, Fault> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Ok(match self.kind {
+                U8 => {
+                    let array = env.new_byte_array(self.len)?;
+                    array.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?;
+                    array.into()
+                }
+                U16 => {
+                    let array = env.new_short_array(self.len)?;
+                    array.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?;
+                    array.into()
+                }
+                _ => {
+                    let array = env.new_float_array(self.len)?;
+                    array.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?;
+                    array.into()
+                }
+            })
+        }
     }
 }
 
@@ -359,32 +381,31 @@ impl Caller<'_, '_> {
 
     /// `source.read(t, c, z)` into the memory of a plane.
     fn read(&mut self, index: [u64; 3], memory: *mut c_void) -> Result<bool, Fault> {
-        let Self { source, input: Plane { kind, len }, .. } = *self;
+        let Self { source, input, .. } = *self;
         // A frame, since references to the arrays of a stack would pile up until the native method returns.
         self.env.with_local_frame(8, |env| {
             let arguments = index.map(|i| JValue::Int(i as jint));
             let array = env.call_method(source, jni_str!("read"), jni_sig!("(III)Ljava/lang/Object;"), &arguments)?;
-            let mut samples = Samples::of(env, &array.l()?, true)?;
-            if samples.kind() != kind || samples.len() != len {
+            let array = array.l()?;
+            let found = Plane::of(env, &array)?;
+            if found != input {
                 return Err(argument(format!(
-                    "plane {index:?} has {} pixels of type {}; expected {len} of type {kind}",
-                    samples.len(),
-                    samples.kind()
+                    "plane {index:?} has {} pixels of type {}; expected {} of type {}",
+                    found.len, found.kind, input.len, input.kind
                 )));
             }
-            let bytes = samples.bytes();
-            // SAFETY: `memory` has room for a plane, whose kind and length have been compared.
-            unsafe { memory.cast::<u8>().copy_from_nonoverlapping(samples.start().cast(), bytes) };
+            // SAFETY: libmdr's memory for a plane; the array has just been looked at.
+            unsafe { input.fetch(env, &array, memory)? };
             Ok(true)
         })
     }
 
     /// `sink.write(t, c, z, pixels)`
     fn write(&mut self, index: [u64; 3], memory: *const c_void) -> Result<bool, Fault> {
-        let Self { sink, output: Plane { kind, len }, .. } = *self;
+        let Self { sink, output, .. } = *self;
         self.env.with_local_frame(8, |env| {
             // SAFETY: a plane of the result, of the kind that was asked for.
-            let array = unsafe { Samples::copied(kind, memory, len) }.array(env)?;
+            let array = unsafe { output.array(env, memory)? };
             let [t, c, z] = index.map(|i| JValue::Int(i as jint));
             let arguments = [t, c, z, JValue::Object(&array)];
             env.call_method(sink, jni_str!("write"), jni_sig!("(IIILjava/lang/Object;)V"), &arguments)?;

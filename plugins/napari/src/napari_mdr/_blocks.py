@@ -1,5 +1,5 @@
-"""A large image as blocks that can be restored anywhere, with the result of the whole: each is read with the margin
-that the network's field asks for and normalised by the statistics of the whole image.
+"""A large image as blocks that can be restored anywhere, with the result of the whole but for rounding: each is read
+with the margin that the network's field asks for and normalised by the statistics of the whole image.
 
 The margins follow the network's grid: a read begins at a multiple of its strides, as the engine's own tiles do.
 """
@@ -67,7 +67,8 @@ def restore_blocks(
 ) -> dask.array.Array:
     """Restores an image lazily, as a dask array of blocks of `block` by `block` pixels, each of one plane (or stack,
     where the model takes stacks), one time point and one channel. Any dask scheduler may compute it, on any number of
-    machines; the pixels are those of `restore`.
+    machines; the pixels are those of `restore` but for rounding (below 1e-5 of their range), which depends on where a
+    pixel lies in the part that the network gets.
 
     The statistics for the normalisation are taken at once, which reads the image plane by plane; the option `fitted`,
     from `fit`, spares that. A model from a file is loaded by its path, which must lead to it on every machine.

@@ -33,10 +33,16 @@ class Source:
     #: World units per pixel and world position of the first pixel, for each axis.
     scale: tuple[float, ...]
     translate: tuple[float, ...]
+    #: Rotation and shear, which act on scaled pixels before they are translated.
+    turn: np.ndarray[Any, Any]
     #: Length of a world unit in µm, for each axis; None where it is no length, or unknown.
     unit_um: tuple[float | None, ...]
     #: What the new layer takes over untouched.
     kept: dict[str, Any] = field(default_factory=dict)
+    #: The file that the layer was read from, where there is one.
+    path: str | None = None
+    #: Start and stop along the axes of which this is only a part.
+    region: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,8 +68,12 @@ class Source:
         """The part between start and stop along some axes, where it lies; it has all axes of the whole."""
         bounds = [parts.get(letter, (0, length)) for letter, length in zip(self.axes, self.shape, strict=True)]
         data = self.data[tuple(slice(*bound) for bound in bounds)]
-        translate = tuple(t + s * b[0] for t, s, b in zip(self.translate, self.scale, bounds, strict=True))
-        return replace(self, data=data, translate=translate)
+        translate = self.world([start for start, _ in bounds])
+        return replace(self, data=data, translate=translate, region={**self.region, **parts})
+
+    def world(self, pixel: list[float]) -> tuple[float, ...]:
+        """Where a pixel lies, but for the layer's affine transform, which comes after all else."""
+        return tuple(self.translate + self.turn @ np.multiply(self.scale, pixel))
 
     def plane(self, position: dict[str, int]) -> Source:
         """The plane at these indices of T, C and Z."""
@@ -92,7 +102,7 @@ def source(layer: Any, axes: str | None = None) -> Source:
     scale = tuple(float(s) for s in layer.scale)
     kept = {
         name: getattr(layer, name)
-        for name in ("units", "axis_labels", "gamma", "blending", "rotate", "shear", "interpolation2d")
+        for name in ("units", "axis_labels", "gamma", "blending", "rotate", "shear", "affine", "interpolation2d")
         if hasattr(layer, name)
     }
     if hasattr(layer, "colormap"):
@@ -103,9 +113,19 @@ def source(layer: Any, axes: str | None = None) -> Source:
         axes,
         scale,
         tuple(float(t) for t in layer.translate),
+        turn(layer),
         units_um(units, scale, axes),
         kept,
+        getattr(getattr(layer, "source", None), "path", None),
     )
+
+
+def turn(layer: Any) -> np.ndarray[Any, Any]:
+    """Rotation after shear, as one matrix."""
+    shear = np.eye(layer.ndim)
+    shear[np.triu_indices(layer.ndim, 1)] = layer.shear
+    matrix: np.ndarray[Any, Any] = np.asarray(layer.rotate) @ shear
+    return matrix
 
 
 def axes_of(layer: Any) -> str:
@@ -192,18 +212,18 @@ def placed(
     source: Source, shape: tuple[int, ...], info: dict[str, Any], task: str | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Scale and translation of a result: it lies where its source lies."""
-    scale, translate = list(source.scale), list(source.translate)
+    scale, first = list(source.scale), [0.0] * len(shape)
     for at, letter in enumerate(source.axes):
         if letter == "C" and settings.get("channel") is not None:
-            translate[at] += settings["channel"] * scale[at]
+            first[at] = settings["channel"]
         elif letter == "Z" and task == "axial":
             # From the first plane on, one pixel size apart.
             scale[at] *= info["z_step_um"] / settings["pixel_size"][0]
         elif letter in "ZYX" and shape[at] != source.shape[at]:
             # The edges of the image stay where they are: each pixel becomes several.
             scale[at] *= source.shape[at] / shape[at]
-            translate[at] += (scale[at] - source.scale[at]) / 2
-    return {"scale": tuple(scale), "translate": tuple(translate)}
+            first[at] = (source.shape[at] / shape[at] - 1) / 2
+    return {"scale": tuple(scale), "translate": source.world(first)}
 
 
 def contrast_limits(array: np.ndarray[Any, Any]) -> tuple[float, float]:
@@ -218,7 +238,7 @@ def contrast_limits(array: np.ndarray[Any, Any]) -> tuple[float, float]:
 
 
 def provenance(source: Source, model: Model, info: dict[str, Any]) -> dict[str, Any]:
-    """From which the run can be repeated: `restore(data, model, axes=…, **options)`."""
+    """From which the run can be repeated: `restore(data[region], model, axes=…, **options)`."""
     note: dict[str, Any] = json.loads(info["provenance"])
     return {
         "engine": version(),
@@ -229,5 +249,7 @@ def provenance(source: Source, model: Model, info: dict[str, Any]) -> dict[str, 
         "axes": source.axes,
         "options": note["options"],
         "source": source.name,
+        "path": source.path,
+        "region": source.region,
         "provenance": info["provenance"],
     }

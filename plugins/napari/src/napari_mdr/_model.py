@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, overload
 
 import numpy as np
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Axes of an array that comes without, by its number of dimensions.
 DEFAULT_AXES = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
+
+
+Out = TypeVar("Out")
 
 
 class ArrayLike(Protocol):
@@ -34,25 +37,39 @@ class ArrayLike(Protocol):
 
 
 class Options(TypedDict, total=False):
-    """Options of the engine; `None`, or left out, is right for nearly all."""
+    """Options of the engine; `None`, or left out, is right for nearly all.
 
-    #: Side in pixels of the tiles that the network sees.
+    tile
+        side in pixels of the tiles that the network sees.
+    overlap
+        pixels that neighbouring tiles share, at least.
+    threads
+        that run the network.
+    memory_limit_mb
+        bound on the engine's working memory in MB (2^20 bytes).
+    precise
+        True rounds as little as can be, at about half the speed.
+    channel
+        the one channel to restore, from 0; `None`: each on its own.
+    normalization
+        replaces the model's, such as {"kind": "percentile", "low": 2, "high": 99.8}.
+    fitted
+        what `fit` returned for the whole image, where a part of it is restored.
+    slices
+        True where an axial model gets XZ or YZ slices that are isotropic already.
+    task
+        replaces the task of a model that does not name its own.
+    """
+
     tile: int | None
-    #: Pixels that neighbouring tiles share, at least.
     overlap: int | None
-    #: Threads that run the network.
     threads: int | None
-    #: Bound on the engine's working memory in MB (2^20 bytes).
     memory_limit_mb: int | None
-    #: The one channel to restore, from 0; `None`: each on its own.
+    precise: bool | None
     channel: int | None
-    #: Replaces the model's, such as {"kind": "percentile", "low": 2, "high": 99.8}.
     normalization: dict[str, Any] | None
-    #: What `fit` returned for the whole image, where a part of it is restored.
     fitted: list[dict[str, Any]] | None
-    #: True where an axial model gets XZ or YZ slices that are isotropic already.
     slices: bool | None
-    #: Replaces the task of a model that does not name its own.
     task: Literal["denoise", "axial", "super-resolve"] | None
 
 
@@ -124,6 +141,30 @@ def output_info(
     return _model(model)._handle.output_info(axes, shape, _options(pixel_size, options))
 
 
+@overload
+def restore(
+    array: ArrayLike,
+    model: Model | str = "denoise",
+    *,
+    axes: str | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+    dtype: Any = np.float32,
+    out: None = None,
+    **options: Unpack[Options],
+) -> np.ndarray[Any, Any]: ...
+@overload
+def restore(
+    array: ArrayLike,
+    model: Model | str = "denoise",
+    *,
+    axes: str | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+    dtype: Any = np.float32,
+    out: Out,
+    **options: Unpack[Options],
+) -> Out: ...
 def restore(
     array: ArrayLike,
     model: Model | str = "denoise",

@@ -22,11 +22,14 @@ INTERVAL_MS = 100
 
 
 def outcome(work: Callable[[], Any]) -> tuple[Any, str | None]:
-    """What `work` returns, or the message of its error. Nothing is raised: napari would show where, not what."""
+    """What `work` returns, or the message of its error. Nothing is raised: napari would show where, not what; and
+    whatever a lazily loaded image may raise, the run must end."""
     try:
         return work(), None
     except (MdrError, ValueError, TypeError, OSError, MemoryError) as error:
         return None, str(error) or type(error).__name__
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
 
 
 def in_thread(work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[str], None]) -> Any:

@@ -147,6 +147,7 @@ class RestoreWidget(QWidget):
         layers = self._viewer.layers
         for event in (layers.events.inserted, layers.events.removed, layers.events.reordered):
             event.connect(self._list_layers)
+        layers.events.removed.connect(self._layer_removed)
         layers.selection.events.active.connect(self._follow_active)
         scene = getattr(self._viewer, "scene", self._viewer)  # napari 0.9 has moved the camera there
         scene.camera.events.connect(self._ask_preview)
@@ -162,6 +163,7 @@ class RestoreWidget(QWidget):
         for box in (self.tile, self.overlap, self.threads, self.memory):
             box.valueChanged.connect(self._changed)
         self.expert.toggled.connect(self.expert_settings.setVisible)
+        self.expert.toggled.connect(self._remember)
         self.preview.toggled.connect(self._preview_toggled)
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.cancel)
@@ -189,6 +191,10 @@ class RestoreWidget(QWidget):
             self.image.setCurrentIndex(layers.index(wanted))
         self.image.blockSignals(False)
         self._image_chosen()
+
+    def _layer_removed(self, event: Any) -> None:
+        if event.value.name == PREVIEW:  # by the user, who is done with it
+            self.preview.setChecked(False)
 
     def _follow_active(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active

@@ -3,7 +3,9 @@ package org.mdr.fiji;
 import ij.IJ;
 import ij.gui.GenericDialog;
 import ij.plugin.PlugIn;
+import java.util.List;
 import java.util.Map;
+import java.util.stream.Collectors;
 
 /** Plugins ▸ Restore ▸ Model Info…: what a model is, line by line into the Log window; for macros also as text. */
 public class ModelInfo_ implements PlugIn {
@@ -12,7 +14,7 @@ public class ModelInfo_ implements PlugIn {
     /**
      * What a model is: its task, training, normalisation, field, licence.
      *
-     * @param options {@code model=} with a path or the name of a built-in model's task
+     * @param options {@code model=} with a path, or the task of a built-in model; without it, all built-in models
      */
     public static String apply(String options) {
         try {
@@ -44,10 +46,14 @@ public class ModelInfo_ implements PlugIn {
 
     private static String describe(String name) {
         StringBuilder text = new StringBuilder("libmdr " + MdrModel.version() + "\n");
-        if (name.equals(RestoreOptions.BUILT_IN)) {
-            for (Map<String, Object> facts : MdrModel.builtInModels()) {
+        boolean found = false;
+        for (Map<String, Object> facts : MdrModel.builtInModels()) {
+            if (name.equals(RestoreOptions.BUILT_IN) || name.equals(facts.get("task"))) {
                 list(text, facts);
+                found = true;
             }
+        }
+        if (found) {
             return text.toString();
         }
         try (MdrModel model = MdrModel.load(name)) {
@@ -60,9 +66,21 @@ public class ModelInfo_ implements PlugIn {
         text.append('\n');
         facts.forEach((key, value) -> {
             if (value != null && !value.equals("")) {
-                String shown = value instanceof Double ? value.toString().replaceAll("\\.0$", "") : value.toString();
-                text.append(String.format("%-22s%s%n", key.replace('_', ' '), shown));
+                text.append(key.replace('_', ' ')).append(": ").append(shown(value)).append('\n');
             }
         });
+    }
+
+    /** JSON's values for people: whole numbers without a point, what belongs together in one line. */
+    private static String shown(Object value) {
+        if (value instanceof Map) {
+            return ((Map<?, ?>) value).entrySet().stream()
+                    .map(entry -> entry.getKey() + " " + shown(entry.getValue()))
+                    .collect(Collectors.joining(", "));
+        }
+        if (value instanceof List) {
+            return ((List<?>) value).stream().map(ModelInfo_::shown).collect(Collectors.joining(", "));
+        }
+        return value instanceof Double ? value.toString().replaceAll("\\.0$", "") : value.toString();
     }
 }

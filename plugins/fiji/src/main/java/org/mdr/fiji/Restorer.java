@@ -201,14 +201,15 @@ final class Restorer {
                 return composite;
             }
             LUT lut = from.getChannelLut(options.channel > 0 ? options.channel : 1);
+            imp.setDisplayRange(lut.min, lut.max);
             imp.getProcessor().setColorModel(lut);
             imp.getStack().setColorModel(lut);
-            imp.setDisplayRange(lut.min, lut.max);
             return imp;
         }
+        // The range first: without one, ImageJ looks for it in all the pixels.
+        imp.setDisplayRange(source.getDisplayRangeMin(), source.getDisplayRangeMax());
         imp.getProcessor().setColorModel(source.getProcessor().getColorModel());
         imp.getStack().setColorModel(source.getProcessor().getColorModel());
-        imp.setDisplayRange(source.getDisplayRangeMin(), source.getDisplayRangeMax());
         return imp;
     }
 

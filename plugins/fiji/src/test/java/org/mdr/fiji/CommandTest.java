@@ -78,6 +78,18 @@ class CommandTest {
     }
 
     @ParameterizedTest
+    @ValueSource(strings = {"denoise", "axial", "super-resolve"})
+    void eachBuiltInModelGivesThePixelsOfTheCommandLine(String task) throws Exception {
+        ImagePlus imp = Samples.image("task.tif", 16, 90, 70, 1, 4, 1);
+        imp.getCalibration().setUnit("micron");
+        imp.getCalibration().pixelWidth = imp.getCalibration().pixelHeight = 0.5;
+        imp.getCalibration().pixelDepth = 1.25;
+        ImagePlus restored = run(imp, Restore_.command(task), BUILT_IN);
+        assertTrue(Samples.same(Samples.commandLine(folder, imp, "--task", task), restored));
+        assertFalse(Samples.same(imp, restored));
+    }
+
+    @ParameterizedTest
     @ValueSource(ints = {8, 16, 32})
     void keepGivesTheTypeOfTheSource(int bits) throws Exception {
         ImagePlus imp = Samples.image("keep.tif", bits, 64, 48, 1, 2, 1);
@@ -312,6 +324,9 @@ class CommandTest {
     @Test
     void factsForMacros() throws Exception {
         assertTrue(ModelInfo_.apply("").contains("mdr denoise"));
+        String axial = ModelInfo_.apply("model=axial");
+        assertTrue(axial.contains("mdr axial") && !axial.contains("mdr denoise"), axial);
+        assertTrue(axial.contains("\nnormalization: kind percentile, low 2, high 99.8\n"), axial);
         String model = model("some model.onnx", TinyOnnx.mean3("axial"));
         assertTrue(ModelInfo_.apply("model=[" + model + "]").contains("axial"));
         // No display is needed for these either.
