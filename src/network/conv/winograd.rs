@@ -53,6 +53,10 @@ pub(super) struct Winograd {
 
 /// Transformed panels of a run of tiles together take about so many samples: they stay in the second cache.
 const PANEL_SAMPLES: usize = 96 << 10;
+/// More weights than these do not stay there too: they are read anew for every run, so that longer runs pay …
+const KEPT_WEIGHTS: usize = 256 << 10;
+/// … up to these, of which a part may leave the cache.
+const MOST_PANEL_SAMPLES: usize = 384 << 10;
 
 impl Winograd {
     /// The method for a convolution or a transposed one, whose inputs may count as enlarged, if there is one.
@@ -169,9 +173,10 @@ impl Winograd {
         }
         self.weights = packed.into();
         let blocks = self.input_blocks() + self.padded() / self.lanes;
+        let few = if self.weights.len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
+        // Whole register tiles.
         let pixels = self.run;
-        self.run =
-            (PANEL_SAMPLES / (positions * blocks * self.lanes)).next_multiple_of(pixels).clamp(pixels, 8 * pixels);
+        self.run = (few / (positions * blocks * self.lanes) / pixels * pixels).clamp(pixels, 8 * pixels);
         self
     }
 
