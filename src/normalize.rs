@@ -3,9 +3,10 @@
 //! intensities from one to the next.
 //!
 //! Percentiles are exact and need no copy of the image: the bits of an f32 sort like an integer, so one pass counts
-//! the upper 16 bits and a second one the lower 16 bits of the few values that matter.
+//! the upper 16 bits and a second one the lower 16 bits of the few values that matter. Integers of up to 16 bits are
+//! counted as they are, in one pass.
 
-use crate::{Error, PlaneIndex, PlaneSource, Result};
+use crate::{Error, PixelType, PlaneIndex, PlaneSource, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -159,16 +160,19 @@ impl<'a> Samples<'a> {
 
     /// Percentiles with linear interpolation between neighbours, as numpy's; zeros where no sample is finite.
     fn percentiles<const N: usize>(&mut self, percents: [f64; N]) -> Result<[f64; N]> {
+        if let PixelType::U8 | PixelType::U16 = self.source.info().pixel_type
+            && let Some(found) = self.percentiles_of_integers(percents)?
+        {
+            return Ok(found);
+        }
         let mut upper = vec![0u64; 1 << 16];
         self.visit(|value| upper[usize::from((sortable(value) >> 16) as u16)] += 1)?;
         let count: u64 = upper.iter().sum();
         if count == 0 {
             return Ok([0.0; N]);
         }
-        let position = percents.map(|percent| percent / 100.0 * (count - 1) as f64);
-        let ranks = |position: f64| [position.floor() as u64, position.ceil() as u64];
         let mut lower: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for rank in position.into_iter().flat_map(ranks) {
+        for rank in percents.into_iter().flat_map(|percent| ranks(percent, count)) {
             lower.entry(locate(&upper, rank).0).or_insert_with(|| vec![0; 1 << 16]);
         }
         self.visit(|value| {
@@ -182,11 +186,42 @@ impl<'a> Samples<'a> {
             let (low, _) = locate(&lower[&high], rest);
             f64::from(unsortable((high as u32) << 16 | low as u32))
         };
-        Ok(position.map(|position| {
-            let [below, above] = ranks(position).map(value);
-            below + (above - below) * position.fract()
-        }))
+        Ok(percents.map(|percent| interpolated(percent, count, value)))
     }
+
+    /// The same in one pass, where all samples are whole numbers of 16 bits; `None` where one is not.
+    fn percentiles_of_integers<const N: usize>(&mut self, percents: [f64; N]) -> Result<Option<[f64; N]>> {
+        let mut counts = vec![0u64; 1 << 16];
+        let (mut count, mut whole) = (0, true);
+        self.visit(|value| {
+            let number = value as u16;
+            whole &= f32::from(number) == value;
+            counts[usize::from(number)] += 1;
+            count += 1;
+        })?;
+        if !whole || count == 0 {
+            return Ok(None);
+        }
+        let value = |rank: u64| locate(&counts, rank).0 as f64;
+        Ok(Some(percents.map(|percent| interpolated(percent, count, value))))
+    }
+}
+
+/// Where a percentile is among `count` sorted values: its position between the first, 0, and the last.
+fn position(percent: f64, count: u64) -> f64 {
+    percent / 100.0 * (count - 1) as f64
+}
+
+/// The ranks of the values below and above it.
+fn ranks(percent: f64, count: u64) -> [u64; 2] {
+    let position = position(percent, count);
+    [position.floor() as u64, position.ceil() as u64]
+}
+
+/// The percentile, from the value of each rank.
+fn interpolated(percent: f64, count: u64, value: impl Fn(u64) -> f64) -> f64 {
+    let [below, above] = ranks(percent, count).map(value);
+    below + (above - below) * position(percent, count).fract()
 }
 
 /// The slot of `counts` that holds the value of this rank, and its rank within the slot.
@@ -213,7 +248,7 @@ fn unsortable(key: u32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Image, ImageInfo, PixelType, Shape};
+    use crate::{Image, ImageInfo, Shape};
 
     fn image(samples: Vec<f32>) -> Image {
         Image::from_plane(1, samples.len(), samples).expect("length fits")
@@ -246,6 +281,22 @@ mod tests {
                 let expected = f64::from(below) + (f64::from(above) - f64::from(below)) * position.fract();
                 assert!((found - expected).abs() <= 1e-9 * expected.abs(), "{percent}: {found} for {expected}");
             }
+        }
+    }
+
+    /// Counted in one pass, they are those of the same values as floats; a source that promises integers and gives
+    /// others does no harm.
+    #[test]
+    fn percentiles_of_integers_are_those_of_floats() {
+        let integers: Vec<f32> = (0u32..5000).map(|i| (i * i % 40_009) as f32).chain([f32::NAN, 65_535.0]).collect();
+        for samples in [integers.clone(), [integers.clone(), vec![0.5]].concat(), [integers, vec![-7.0]].concat()] {
+            let mut source = image(samples);
+            let normalization = Normalization::Percentile { low: 3.0, high: 99.9 };
+            let mut fitted = |pixel_type| {
+                source.info.pixel_type = pixel_type;
+                normalization.fit(&mut source.as_source(), 0, &mut || true).expect("in memory")
+            };
+            assert_eq!(fitted(PixelType::U16), fitted(PixelType::F32));
         }
     }
 

@@ -40,11 +40,24 @@ def run(command):
     """Seconds and peak memory in MB of a whole process."""
     start = time.perf_counter()
     process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, resident_peak(process.pid))
+        time.sleep(0.005)
     seconds = time.perf_counter() - start
-    if status != 0:
+    if process.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))} failed")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, peak
+
+
+def resident_peak(pid):
+    """MB of memory that the process has had at most. (The `ru_maxrss` of a child counts the memory of its parent.)"""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    peak = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(peak[0]) / 1024 if peak else 0
 
 
 def main():
