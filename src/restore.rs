@@ -474,8 +474,8 @@ impl Plan {
         }
     }
 
-    /// Bytes that a tile needs while so many threads run it. Where tract runs it, what the allocator keeps of what was freed is as
-    /// much again.
+    /// Bytes that a tile needs while so many threads run it. Where tract runs it, what the allocator keeps of what was
+    /// freed is as much again.
     fn tile_memory(&self, model: &Model, team: usize) -> u64 {
         let tile = [0, 1, 2].map(|axis| self.tilings[axis].side());
         let scale = 1 + self.scale.iter().product::<usize>();
@@ -647,10 +647,10 @@ impl Unit {
         for (i, &plane) in unit.planes.iter().enumerate() {
             let samples = &mut unit.samples[i * len..(i + 1) * len];
             source.read_plane(plane, samples)?;
-            let bad = samples.iter().enumerate().filter(|(_, value)| !value.is_finite());
-            let before = unit.not_finite.len();
-            unit.not_finite.extend(bad.map(|(at, &value)| (i * len + at, value)));
-            if unit.not_finite.len() > before {
+            // Without a way out of the loop, it is vectorised.
+            if samples.iter().fold(false, |found, value| found | !value.is_finite()) {
+                let bad = samples.iter().enumerate().filter(|(_, value)| !value.is_finite());
+                unit.not_finite.extend(bad.map(|(at, &value)| (i * len + at, value)));
                 fill(samples, plan.shape.x);
             }
             fitted[plan.fitted(plane)].apply(samples);

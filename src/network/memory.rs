@@ -1,6 +1,7 @@
 //! How many bytes a run takes at its peak, from the shapes that `halo` follows: which tensors are alive while each
-//! operator runs, plus the scratch of convolutions, tract's and our own. An operator that works element by element overwrites an
-//! input that nobody needs afterwards, as tract does. Weights are not counted: they are there once, for all runs.
+//! operator runs, plus the scratch of convolutions, tract's and our own. An operator that works element by element
+//! overwrites an input that nobody needs afterwards, as tract does. Weights are not counted: they are there once, for
+//! all runs.
 
 use super::graph::{Graph, Node};
 use super::halo::{Trace, Value};

@@ -412,9 +412,12 @@ fn to_f32(bytes: &[u8], pixel_type: PixelType, big_endian: bool, samples: &mut [
     macro_rules! convert {
         ($type:ty) => {{
             const LEN: usize = size_of::<$type>();
-            let order = if big_endian { <$type>::from_be_bytes } else { <$type>::from_le_bytes };
-            for (sample, bytes) in samples.iter_mut().zip(bytes.as_chunks::<LEN>().0) {
-                *sample = order(*bytes) as f32;
+            let pairs = samples.iter_mut().zip(bytes.as_chunks::<LEN>().0);
+            // A loop for each order: one that chooses by sample is not vectorised.
+            if big_endian {
+                pairs.for_each(|(sample, bytes)| *sample = <$type>::from_be_bytes(*bytes) as f32);
+            } else {
+                pairs.for_each(|(sample, bytes)| *sample = <$type>::from_le_bytes(*bytes) as f32);
             }
         }};
     }

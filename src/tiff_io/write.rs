@@ -238,7 +238,6 @@ impl PlaneSink for TiffWriter {
         }
         let mut bytes = Vec::with_capacity(BLOCK.min(samples.len()) * self.info.pixel_type.bytes());
         for block in samples.chunks(BLOCK) {
-            bytes.clear();
             from_f32(block, self.info.pixel_type, &mut bytes);
             self.file.write_all(&bytes).map_err(|e| Error::io(&self.path, e))?;
         }
@@ -350,12 +349,16 @@ fn ratio(value: f64) -> Option<(u32, u32)> {
     (last.0 >= 1.0 && last.1 >= 1.0).then_some((last.0 as u32, last.1 as u32))
 }
 
-/// Converts samples to their stored form, little-endian.
+/// Converts samples to their stored form, little-endian, in place of what is in `bytes`.
 fn from_f32(samples: &[f32], pixel_type: PixelType, bytes: &mut Vec<u8>) {
     macro_rules! convert {
-        ($type:ty) => {
-            samples.iter().for_each(|&sample| bytes.extend(<$type>::from_f32(sample).to_le_bytes()))
-        };
+        ($type:ty) => {{
+            const LEN: usize = size_of::<$type>();
+            bytes.resize(samples.len() * LEN, 0);
+            for (bytes, &sample) in bytes.as_chunks_mut::<LEN>().0.iter_mut().zip(samples) {
+                *bytes = <$type>::from_f32(sample).to_le_bytes();
+            }
+        }};
     }
     match pixel_type {
         PixelType::U8 => convert!(u8),
