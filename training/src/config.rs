@@ -703,6 +703,11 @@ impl Gan {
             ensure!((0.0..=1e6).contains(&lambda), "gan.lambda_{name} = {lambda}: expected 0 to 1e6");
         }
         ensure!(
+            !matches!(method, MethodKind::CinGan | MethodKind::SeparateGan) || self.content != Content::Features,
+            "gan.content = \"features\": a discriminator that tells degraded from clean cannot say what they share; choose \
+             \"pixel\" or \"vgg16\""
+        );
+        ensure!(
             method == MethodKind::CycleGan || self.content != Content::Vgg16 || self.vgg16.is_some(),
             "gan.content = \"vgg16\" needs VGG16's weights: give them with --vgg16 FILE, or choose \"features\" or \
              \"pixel\"; to make the file: {}",

@@ -20,7 +20,8 @@ use tch::Device;
 use tract_onnx::pb::ModelProto;
 
 /// Exports a run's checkpoint (`best` where there is one, else `last`, unless `checkpoint` names a file), as it is for
-/// a task, to `out`, by default model.onnx in the run folder (model-TASK.onnx where the run has several), and writes parity.json beside the run's other files. Gives the file's path.
+/// a task, to `out`, by default model.onnx in the run folder (model-TASK.onnx where the run has several), and writes
+/// parity.json beside the run's other files. Gives the file's path.
 ///
 /// # Errors
 /// Where the run folder is incomplete, a file cannot be written, or tch and mdr disagree.
@@ -31,6 +32,13 @@ pub fn export(run: &RunFolder, task: Task, checkpoint: Option<&Path>, out: Optio
         !config.method.synthesises(),
         "{} degrades images, mdr restores them: its checkpoints are for mdr-train synthesize and for [augment]",
         config.method.published_name()
+    );
+    let out = out.map_or_else(|| run.model(&config, task), Path::to_owned);
+    ensure!(
+        !out.is_dir(),
+        "{} is a folder; the model is one file, such as {}",
+        out.display(),
+        out.join("model.onnx").display()
     );
     let path = match checkpoint {
         Some(path) => path.to_owned(),
@@ -54,7 +62,6 @@ pub fn export(run: &RunFolder, task: Task, checkpoint: Option<&Path>, out: Optio
             run.parity().display()
         );
     }
-    let out = out.map_or_else(|| run.model(&config, task), Path::to_owned);
     write(&out, &bytes).with_context(|| format!("writing {}", out.display()))?;
     Ok(out)
 }
@@ -85,7 +92,8 @@ pub fn record(model: &Path, data: &str, rows: &[Row]) -> Result<()> {
     write(model, &file.encode_to_vec())
 }
 
-/// The .onnx file of a method's generator, as it is for one of the config's tasks (an index). `scores`: JSON for `mdr.metrics`.
+/// The .onnx file of a method's generator, as it is for one of the config's tasks (an index). `scores`: JSON for
+/// `mdr.metrics`.
 pub fn encode(config: &Config, method: &dyn Method, task: usize, scores: Option<&str>) -> Vec<u8> {
     let mut graph = Graph::default();
     let net = method.generator();

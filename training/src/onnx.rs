@@ -101,11 +101,6 @@ impl Graph {
         self.node("Relu", &format!("{input}_relu"), &[input], vec![])
     }
 
-    /// max(x, 0) + slope · min(x, 0).
-    pub fn leaky_relu(&mut self, input: &str, slope: f32) -> String {
-        self.node("LeakyRelu", &format!("{input}_leaky"), &[input], vec![float("alpha", slope)])
-    }
-
     /// Hyperbolic tangent.
     pub fn tanh(&mut self, input: &str) -> String {
         self.node("Tanh", &format!("{input}_tanh"), &[input], vec![])

@@ -140,6 +140,8 @@ fn vgg16_is_asked_for() {
     assert!(format!("{error:#}").contains("missing.safetensors"), "{error:#}");
     assert!(!run.root().exists());
 
+    let error = parse(&["method=separate-gan", "gan.content=features"]).unwrap_err().to_string();
+    assert!(error.contains("\"pixel\" or \"vgg16\""), "{error}");
     let error = parse(&["method=cycle-gan", "gan.discriminator.layers=4"]).unwrap_err().to_string();
     assert!(error.contains("patches.size = 32: expected at least 64"), "{error}");
 }
