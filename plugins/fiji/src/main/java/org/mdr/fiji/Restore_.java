@@ -55,7 +55,11 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
 
     /** Restores an image, with the options of a macro call, and returns the result without showing it. */
     public static ImagePlus restore(ImagePlus source, String task, String options) {
-        return restore(source, task, RestoreOptions.parse(options), null);
+        RestoreOptions parsed = RestoreOptions.parse(options);
+        if (parsed.replace) {
+            throw MacroOptions.wrong("replace: the result is returned here; leave replace out");
+        }
+        return restore(source, task, parsed, null);
     }
 
     /** Restores an image; {@code progress} may be null. */

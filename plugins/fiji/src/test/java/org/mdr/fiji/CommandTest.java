@@ -218,6 +218,7 @@ class CommandTest {
         assertArrayEquals((byte[]) before, (byte[]) imp.getProcessor().getPixels());
         ImagePlus stack = Samples.image("stack.tif", 8, 64, 48, 1, 2, 1);
         assertThrows(MdrException.class, () -> IJ.run(stack, "Denoise...", "replace"));
+        assertThrows(MdrException.class, () -> Restore_.restore(imp, "denoise", "replace"));
     }
 
     @ParameterizedTest
