@@ -23,8 +23,7 @@ final class Commands {
      * wait for somebody to press OK.
      */
     static void fail(String command, boolean interactive, RuntimeException failure) {
-        boolean cancelled =
-                failure instanceof MdrException && ((MdrException) failure).status() == MdrException.CANCELLED;
+        boolean cancelled = cancelled(failure);
         IJ.showProgress(1.0);
         IJ.showStatus(cancelled ? command + " cancelled" : "");
         if (cancelled && interactive) {
@@ -41,7 +40,11 @@ final class Commands {
         throw new Failed(command, failure);
     }
 
-    private static String message(RuntimeException failure) {
+    static boolean cancelled(RuntimeException failure) {
+        return failure instanceof MdrException && ((MdrException) failure).status() == MdrException.CANCELLED;
+    }
+
+    static String message(RuntimeException failure) {
         // Anything but ours is a defect, of which the type says more than the message.
         return failure instanceof MdrException ? failure.getMessage() : failure.toString();
     }

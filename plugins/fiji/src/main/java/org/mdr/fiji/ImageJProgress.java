@@ -6,13 +6,19 @@ import ij.IJ;
 final class ImageJProgress implements Progress {
     private static final long REFRESH_MS = 200;
 
-    private final String what;
-    private final long start = System.currentTimeMillis();
+    private String what;
+    private long start;
     private long shown;
 
     ImageJProgress(String what) {
-        this.what = what;
+        next(what);
         IJ.resetEscape();
+    }
+
+    /** Begins with another of several images; Escape that was pressed since the last one counts. */
+    void next(String what) {
+        this.what = what;
+        start = System.currentTimeMillis();
     }
 
     @Override

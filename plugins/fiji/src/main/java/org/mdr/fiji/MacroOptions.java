@@ -90,12 +90,17 @@ final class MacroOptions {
         if (!value.startsWith("&") || interpreter == null) {
             return value;
         }
-        String content = interpreter.getVariableAsString(value.substring(1));
-        if (content == null) {
-            throw wrong("the macro has no variable " + value.substring(1));
+        String name = value.substring(1);
+        String content = interpreter.getStringVariable(name);
+        if (content != null) {
+            return content;
+        }
+        String number = interpreter.getVariableAsString(name);
+        if (number == null) {
+            throw wrong("the macro has no variable " + name);
         }
         // Numbers come as doubles.
-        return content.endsWith(".0") ? content.substring(0, content.length() - 2) : content;
+        return number.endsWith(".0") ? number.substring(0, number.length() - 2) : number;
     }
 
     static MdrException wrong(String message) {

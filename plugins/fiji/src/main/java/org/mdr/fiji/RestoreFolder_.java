@@ -3,7 +3,10 @@ package org.mdr.fiji;
 import ij.IJ;
 import ij.ImagePlus;
 import ij.gui.GenericDialog;
+import ij.io.FileInfo;
 import ij.io.FileSaver;
+import ij.io.Opener;
+import ij.io.TiffDecoder;
 import ij.plugin.PlugIn;
 import java.io.File;
 import java.io.IOException;
@@ -58,10 +61,8 @@ public class RestoreFolder_ implements PlugIn {
                 if (macro == null) {
                     return;
                 }
-                read(macro).restore(new ImageJProgress(COMMAND));
-            } else {
-                read(macro).restore(new ImageJProgress(COMMAND));
             }
+            read(macro).restore(new ImageJProgress(COMMAND));
         } catch (RuntimeException failure) {
             Commands.fail(COMMAND, Commands.macroOptions() == null, failure);
         }
@@ -123,6 +124,9 @@ public class RestoreFolder_ implements PlugIn {
         if (files == null) {
             throw new MdrException(MdrException.IO, input + ": no such folder");
         }
+        if (input.isFile() && !isTiff(input)) {
+            throw new MdrException(MdrException.IO, input + ": no .tif or .tiff file");
+        }
         if (files.length == 0) {
             throw new MdrException(MdrException.IO, input + ": no .tif or .tiff file in this folder");
         }
@@ -139,13 +143,20 @@ public class RestoreFolder_ implements PlugIn {
         try (MdrModel model = options.open(task)) {
             for (int i = 0; i < files.length; i++) {
                 String what = files[i].getName() + " (" + (i + 1) + " of " + files.length + ")";
+                if (progress != null) {
+                    progress.next(what);
+                }
                 try {
-                    restore(model, files[i], progress == null ? null : new ImageJProgress(what));
-                } catch (MdrException failure) {
-                    if (failure.status() == MdrException.CANCELLED) {
+                    restore(model, files[i], progress);
+                } catch (RuntimeException failure) {
+                    if (Commands.cancelled(failure)) {
                         throw failure;
                     }
-                    failed.add(files[i].getName() + ": " + failure.getMessage());
+                    failed.add(files[i].getName() + ": " + Commands.message(failure));
+                } catch (OutOfMemoryError error) {
+                    failed.add(files[i].getName() + ": is too large for the memory that Java may use");
+                } finally {
+                    IJ.redirectErrorMessages(false);
                 }
             }
         }
@@ -164,14 +175,7 @@ public class RestoreFolder_ implements PlugIn {
         if (Files.exists(target) && !overwrite) {
             throw new MdrException(MdrException.IO, target + " exists; add overwrite to replace it");
         }
-        boolean large = file.length() > Runtime.getRuntime().maxMemory() / 4;
-        // ImageJ would show a dialog for a file that it cannot read.
-        IJ.redirectErrorMessages();
-        ImagePlus source = large ? IJ.openVirtual(file.getPath()) : IJ.openImage(file.getPath());
-        if (source == null) {
-            throw new MdrException(MdrException.IO, "ImageJ cannot open it");
-        }
-        ImagePlus restored = new Restorer(source, task, options).run(model, progress);
+        ImagePlus restored = new Restorer(open(file), task, options).run(model, progress);
         try {
             // Not by createTempFile, whose files nobody else may read.
             Path part = output.toPath().resolve("." + System.nanoTime() + "-" + file.getName());
@@ -187,6 +191,44 @@ public class RestoreFolder_ implements PlugIn {
         } catch (IOException error) {
             throw new MdrException(MdrException.IO, target + ": " + error, error);
         }
+    }
+
+    /** Opens a file, as a virtual stack if the result as 32 bit would take much of Java's memory. */
+    private static ImagePlus open(File file) {
+        TiffCheck.check(file);
+        int planes = 1;
+        boolean large = false;
+        String why = "ImageJ cannot open it";
+        ImagePlus source;
+        try {
+            try {
+                FileInfo[] info = new TiffDecoder(folder(file) + File.separator, file.getName()).getTiffInfo();
+                if (info != null && info.length > 0) {
+                    planes = Math.max(info.length, info[0].nImages);
+                    long bytes = (long) planes * info[0].width * info[0].height * Float.BYTES;
+                    large = planes > 1 && bytes > Runtime.getRuntime().maxMemory() / 4;
+                }
+            } catch (IOException error) {
+                // In Fiji there are others that may.
+                why += ": " + error.getMessage();
+            }
+            // ImageJ would show dialogs: the first error is redirected, those that may follow are silent.
+            IJ.redirectErrorMessages();
+            Opener opener = new Opener();
+            opener.setSilentMode(true);
+            source = large ? IJ.openVirtual(file.getPath()) : opener.openImage(file.getPath());
+        } catch (RuntimeException failure) {
+            throw new MdrException(MdrException.IO, why + ": " + failure, failure);
+        }
+        if (source == null) {
+            throw new MdrException(MdrException.IO, why);
+        }
+        // Of a file that is cut off, or whose planes differ, ImageJ opens the beginning.
+        if (source.getStackSize() < planes) {
+            throw new MdrException(
+                    MdrException.IO, "ImageJ can open " + source.getStackSize() + " of its " + planes + " planes");
+        }
+        return source;
     }
 
     private static Path folder(File file) {

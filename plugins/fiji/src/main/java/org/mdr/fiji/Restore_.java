@@ -136,12 +136,8 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
 
     @Override
     public int showDialog(ImagePlus imp, String title, PlugInFilterRunner runner) {
-        boolean builtIn = MdrModel.builtInModels().stream().anyMatch(facts -> task.equals(facts.get("task")));
         GenericDialog dialog = new GenericDialog(title);
-        if (!builtIn) {
-            dialog.addMessage("There is no built-in model for this yet: choose a model file.");
-        }
-        ModelField.add(dialog, builtIn ? options.model : "");
+        ModelField.add(dialog, options.model);
         if (severalPlanes()) {
             dialog.addChoice("Planes", RestoreOptions.Planes.labels(), options.planes.label);
         }
@@ -223,9 +219,7 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
             Object pixels = restorer.preview(model, fitted, new ImageJProgress("Preview"));
             System.arraycopy(pixels, 0, ip.getPixels(), 0, ip.getPixelCount());
         } catch (RuntimeException failure) {
-            boolean cancelled = failure instanceof MdrException
-                    && ((MdrException) failure).status() == MdrException.CANCELLED;
-            if (!cancelled) {
+            if (!Commands.cancelled(failure)) {
                 IJ.log("No preview: " + failure.getMessage());
             }
         }

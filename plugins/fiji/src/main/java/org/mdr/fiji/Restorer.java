@@ -74,6 +74,20 @@ final class Restorer {
 
     /** Runs the model. */
     ImagePlus run(MdrModel model, Progress progress) {
+        try {
+            return restored(model, progress);
+        } catch (OutOfMemoryError error) {
+            // As a failure like others: of an error ImageJ makes a note in its log, and a script goes on.
+            throw new MdrException(
+                    MdrException.INVALID_OPTION,
+                    "the result does not fit into the " + (Runtime.getRuntime().maxMemory() >> 20)
+                            + " MB of memory that Java may use; raise them in Edit > Options > Memory & Threads...,"
+                            + " or open the image as a virtual stack",
+                    error);
+        }
+    }
+
+    private ImagePlus restored(MdrModel model, Progress progress) {
         long[] result = model.outputShape(AXES, shape, json);
         Map<String, Object> info = model.outputInfo(AXES, shape, json);
         int channels = (int) result[1];
@@ -151,7 +165,7 @@ final class Restorer {
             int c = options.channel > 0 ? options.channel : 1 + (n - 1) % channels;
             int z = firstZ + 1 + (n - 1) / channels % depth;
             int t = firstT + 1 + (n - 1) / (channels * depth);
-            restored.setSliceLabel(stack.getSliceLabel(source.getStackIndex(c, z, t)), n);
+            restored.setSliceLabel(label(source.getStackIndex(c, z, t)), n);
         }
         ImagePlus imp = new ImagePlus(title(), restored);
         imp.setDimensions(channels, depth, frames);
@@ -191,6 +205,13 @@ final class Restorer {
         return result;
     }
 
+    private String label(int n) {
+        String label = stack.getSliceLabel(n);
+        // To an image that is no stack ImageJ gives a label that repeats its Info.
+        boolean repeats = label != null && source.getStackSize() == 1 && label.endsWith("\n" + source.getProperty("Info"));
+        return repeats ? null : label;
+    }
+
     /** Lookup tables and display ranges; restored intensities are in the units of the source. */
     private ImagePlus colour(ImagePlus imp) {
         if (source.isComposite()) {
@@ -223,19 +244,46 @@ final class Restorer {
             return;
         }
         Overlay copy = overlay.duplicate();
-        for (int i = 0; i < copy.size(); i++) {
+        for (int i = copy.size() - 1; i >= 0; i--) {
             Roi roi = scaled(copy.get(i), scaleX, scaleY);
-            if (roi.hasHyperStackPosition() && scaleZ != 1) {
-                int z = roi.getZPosition();
-                z = z == 0 ? 0 : 1 + (int) Math.round((z - 1) * scaleZ);
-                roi.setPosition(roi.getCPosition(), Math.min(z, result.getNSlices()), roi.getTPosition());
-            } else if (roi.getPosition() > 0 && scaleZ != 1) {
-                int n = 1 + (int) Math.round((roi.getPosition() - 1) * scaleZ);
-                roi.setPosition(Math.min(n, result.getStackSize()));
-            }
             copy.set(roi, i);
+            if (!place(roi, result, scaleZ)) {
+                copy.remove(i);
+            }
         }
         result.setOverlay(copy);
+    }
+
+    /** Binds a part of the overlay to the plane of the result that its own has become; false where there is none. */
+    private boolean place(Roi roi, ImagePlus result, double scaleZ) {
+        int n = roi.getPosition();
+        boolean all = n <= 0 && !roi.hasHyperStackPosition();
+        if (all || n > source.getStackSize()) {
+            return all;
+        }
+        // 0: all of them.
+        int[] at = n > 0
+                ? source.convertIndexToPosition(n)
+                : new int[] {roi.getCPosition(), roi.getZPosition(), roi.getTPosition()};
+        int c = within(at[0], options.channel > 0 ? options.channel - 1 : 0, result.getNChannels());
+        int z = within(at[1], firstZ, (int) shape[2]);
+        int t = within(at[2], firstT, (int) shape[0]);
+        if (c < 0 || z < 0 || t < 0) {
+            return false;
+        }
+        z = z == 0 ? 0 : Math.min(1 + (int) Math.round((z - 1) * scaleZ), result.getNSlices());
+        if (n > 0) {
+            roi.setPosition(result.getStackIndex(c, z, t));
+        } else {
+            roi.setPosition(c, z, t);
+        }
+        return true;
+    }
+
+    /** Counts a position from a new start: 0 stays 0, -1 for what lies outside. */
+    private static int within(int position, int start, int length) {
+        int moved = position - start;
+        return position == 0 ? 0 : moved > 0 && moved <= length ? moved : -1;
     }
 
     private static Roi scaled(Roi roi, double scaleX, double scaleY) {

@@ -5,6 +5,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNotSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTimeoutPreemptively;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import ij.CompositeImage;
@@ -17,8 +18,11 @@ import ij.io.FileSaver;
 import ij.macro.Interpreter;
 import ij.measure.Calibration;
 import java.awt.Rectangle;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -172,6 +176,52 @@ class CommandTest {
         assertFalse(imp.isLocked());
     }
 
+    /** To an image that is no stack ImageJ gives a label that is its Info again. */
+    @Test
+    void infoOfASingleImageDoesNotBecomeALabel() {
+        ImagePlus imp = new ImagePlus("i.tif", Samples.image("", 8, 32, 32, 1, 1, 1).getProcessor());
+        imp.setProperty("Info", "objective: 60x\n");
+        assertEquals(null, run(imp, "Denoise...", BUILT_IN).getStack().getSliceLabel(1));
+        ImagePlus labelled = Samples.image("l.tif", 8, 32, 32, 1, 1, 1);
+        labelled.setProperty("Info", "objective: 60x\n");
+        assertEquals("plane 0", run(labelled, "Denoise...", BUILT_IN).getStack().getSliceLabel(1));
+    }
+
+    /** Parts of the overlay that belong to a plane go where the plane goes, or stay away with it. */
+    @Test
+    void overlaysFollowTheirPlanes() {
+        ImagePlus imp = Samples.image("o.tif", 8, 32, 32, 2, 3, 2);
+        Roi[] rois = new Roi[6];
+        for (int i = 0; i < rois.length; i++) {
+            rois[i] = new Roi(i, 2, 3, 4);
+        }
+        rois[1].setPosition(2, 2, 2);
+        rois[2].setPosition(1, 2, 2);
+        rois[3].setPosition(0, 3, 0);
+        rois[4].setPosition(imp.getStackIndex(2, 2, 2));
+        rois[5].setPosition(0, 0, 1);
+        Overlay overlay = new Overlay();
+        for (Roi roi : rois) {
+            overlay.add(roi);
+        }
+        imp.setOverlay(overlay);
+        imp.setPositionWithoutUpdate(2, 2, 2);
+        Overlay plane = run(imp, "Denoise...", "channel=2 planes=[current plane]").getOverlay();
+        assertEquals("0: 0, 1: 1 1 1, 4: 1", where(plane));
+        assertEquals(
+                "0: 0, 1: 2 2 1, 2: 1 2 1, 3: 0 3 0, 4: 4",
+                where(run(imp, "Denoise...", "planes=[current stack]").getOverlay()));
+        assertEquals(where(overlay), where(run(imp, "Denoise...", BUILT_IN).getOverlay()));
+    }
+
+    private static String where(Overlay overlay) {
+        return java.util.Arrays.stream(overlay.toArray())
+                .map(roi -> (int) roi.getXBase() + ": " + (roi.hasHyperStackPosition()
+                        ? roi.getCPosition() + " " + roi.getZPosition() + " " + roi.getTPosition()
+                        : "" + roi.getPosition()))
+                .collect(java.util.stream.Collectors.joining(", "));
+    }
+
     @Test
     void aModelWithScaleChangesPixelSizeSelectionAndOverlay() throws Exception {
         String model = model("twice as fine.onnx", TinyOnnx.upsample2(null));
@@ -294,6 +344,10 @@ class CommandTest {
         String out = IJ.runMacro("setBatchMode(true); open('" + path + "'); size = 32; m = 'built-in';"
                 + "run('Denoise...', 'model=&m tile=&size'); return getTitle() + bitDepth();");
         assertEquals("mäcro image-denoise.tif32", out);
+        String model = model("version 2.0", TinyOnnx.mean3("denoise"));
+        assertEquals(
+                "mäcro image-denoise-denoise.tif",
+                IJ.runMacro("m = '" + model + "'; run('Denoise...', 'model=&m'); return getTitle();"));
     }
 
     @Test
@@ -320,6 +374,102 @@ class CommandTest {
         assertEquals(2, Files.list(out).count());
         assertThrows(
                 MdrException.class, () -> RestoreFolder_.apply("input=[" + in + "] output=[" + in + "] overwrite"));
+    }
+
+    /** Of files that ImageJ reads for ever, in part, or not at all, each is named, and the good ones are restored. */
+    @Test
+    void badFilesAmongGoodOnes() throws Exception {
+        Path in = Files.createDirectories(folder.resolve("in"));
+        Path out = folder.resolve("out");
+        new FileSaver(Samples.image("a", 16, 50, 40, 1, 3, 1)).saveAsTiff(in.resolve("a good.tif").toString());
+        byte[] tiff = Files.readAllBytes(in.resolve("a good.tif"));
+        Files.copy(in.resolve("a good.tif"), in.resolve("z good.tif"));
+        ByteOrder order = tiff[0] == 'I' ? ByteOrder.LITTLE_ENDIAN : ByteOrder.BIG_ENDIAN;
+        ByteBuffer bytes = ByteBuffer.wrap(tiff.clone()).order(order);
+        int fields = bytes.getShort(8);
+        Files.write(in.resolve("circle.tif"), bytes.putInt(10 + 12 * fields, 8).array());
+        bytes = ByteBuffer.wrap(tiff.clone()).order(order);
+        Files.write(in.resolve("endless.tif"), bytes.putInt(10 + 12 * 7 + 4, 1 << 26).array());
+        Files.write(in.resolve("cut off.tif"), java.util.Arrays.copyOf(tiff, tiff.length - 1000));
+        Files.write(in.resolve("empty.tif"), new byte[0]);
+        // A length of ImageJ's own data that is below zero, for which ImageJ has no exception of its own.
+        bytes = ByteBuffer.wrap(tiff.clone()).order(order);
+        for (int i = 10; i < 10 + 12 * fields; i += 12) {
+            if (bytes.getShort(i) == (short) 50838) {
+                bytes.putInt(bytes.getInt(i + 8) + 4, -7);
+            }
+        }
+        Files.write(in.resolve("negative.tif"), bytes.array());
+        MdrException failure = assertThrows(MdrException.class, () -> assertTimeoutPreemptively(
+                Duration.ofSeconds(20), () -> RestoreFolder_.apply("input=[" + in + "] output=[" + out + "]")));
+        String[] lines = failure.getMessage().split("\n");
+        String[] expected = {
+            "5 of 7 files", "circle.tif: is damaged", "cut off.tif: ImageJ can open 2 of its 3 planes",
+            "empty.tif: ImageJ cannot open it", "endless.tif: is damaged", "negative.tif: ImageJ cannot open it",
+        };
+        assertEquals(expected.length, lines.length, failure.getMessage());
+        for (int i = 0; i < lines.length; i++) {
+            assertTrue(lines[i].contains(expected[i]), lines[i]);
+        }
+        assertEquals(2, Files.list(out).count());
+        assertFalse(IJ.redirectingErrorMessages());
+
+        Path png = in.resolve("a.png");
+        new FileSaver(Samples.image("a", 8, 20, 20, 1, 1, 1)).saveAsPng(png.toString());
+        failure = assertThrows(
+                MdrException.class, () -> RestoreFolder_.apply("input=[" + png + "] output=[" + out + "]"));
+        assertTrue(failure.getMessage().contains("no .tif"), failure.getMessage());
+    }
+
+    /** Pressed while a file is being saved. */
+    @Test
+    void escapeBetweenFilesCounts() {
+        ImageJProgress progress = new ImageJProgress("first");
+        assertTrue(progress.update(1, 1));
+        IJ.setKeyDown(java.awt.event.KeyEvent.VK_ESCAPE);
+        progress.next("second");
+        assertFalse(progress.update(0, 1));
+        IJ.resetEscape();
+    }
+
+    /** Two scripts at once, each with an image and options of its own. */
+    @Test
+    void twoScriptsAtOnce() throws Exception {
+        ImagePlus[] images = {Samples.image("one", 8, 60, 40, 1, 2, 1), Samples.image("two", 16, 40, 70, 1, 1, 1)};
+        String[] options = {"tile=32 keep", "tile=48"};
+        ImagePlus[] expected = new ImagePlus[2];
+        Throwable[] failures = new Throwable[2];
+        Thread[] scripts = new Thread[2];
+        for (int i = 0; i < 2; i++) {
+            int me = i;
+            expected[i] = Restore_.restore(images[i], "denoise", options[i]);
+            scripts[i] = new Thread(() -> {
+                try {
+                    for (int n = 0; n < 10; n++) {
+                        IJ.run(images[me], "Denoise...", options[me]);
+                        MdrException wrong = assertThrows(
+                                MdrException.class, () -> IJ.run(images[me], "Denoise...", "tile=script" + me));
+                        assertTrue(wrong.getMessage().contains("script" + me), wrong.getMessage());
+                    }
+                } catch (Throwable failure) {
+                    failures[me] = failure;
+                }
+            });
+            scripts[i].start();
+        }
+        for (Thread script : scripts) {
+            script.join(60_000);
+            assertFalse(script.isAlive());
+        }
+        assertArrayEquals(new Throwable[2], failures);
+        int[] found = new int[2];
+        for (int id : WindowManager.getIDList()) {
+            ImagePlus result = WindowManager.getImage(id);
+            int me = result.getTitle().startsWith("one") ? 0 : 1;
+            assertTrue(Samples.same(expected[me], result));
+            found[me]++;
+        }
+        assertArrayEquals(new int[] {10, 10}, found);
     }
 
     @Test
