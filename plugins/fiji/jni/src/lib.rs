@@ -10,7 +10,7 @@
 
 use jni::errors::{Error as JniError, ErrorPolicy};
 use jni::objects::{JByteArray, JClass, JFloatArray, JLongArray, JObject, JShortArray, JString, JThrowable};
-use jni::sys::{jint, jlong};
+use jni::sys::{jint, jlong, jsize};
 use jni::{Env, EnvUnowned, JValue, jni_sig, jni_str};
 use libloading::Library;
 use std::any::Any;
@@ -319,28 +319,37 @@ impl Plane {
 
     /// A new array in Java.
     ///
+    /// It is not made by `Env::new_float_array` and its like: where Java's memory is used up, these look for the class
+    /// of the exception, for which there is no memory either, until the stack overflows and takes the host along. Here
+    /// the `OutOfMemoryError` just stays pending.
+    ///
     /// # Safety
     /// `memory` is that of such a plane.
     unsafe fn array<'l>(self, env: &mut Env<'l>, memory: *const c_void) -> Result<JObject<'l>, Fault> {
-        // SAFETY: the caller's promise.
+        let len = jsize::try_from(self.len)
+            .map_err(|_| argument(format!("a plane of {} pixels is too large for Java", self.len)))?;
+        let raw = env.get_raw();
+        // SAFETY: the environment of this thread, in which no exception is pending; a new local reference of its own;
+        // the caller's promise.
         unsafe {
-            Ok(match self.kind {
-                U8 => {
-                    let array = env.new_byte_array(self.len)?;
-                    array.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?;
-                    array.into()
-                }
+            let java = &(**raw).v1_1;
+            let array = match self.kind {
+                U8 => (java.NewByteArray)(raw, len),
+                U16 => (java.NewShortArray)(raw, len),
+                _ => (java.NewFloatArray)(raw, len),
+            };
+            if array.is_null() {
+                return Err(Fault::Jni(JniError::JavaException));
+            }
+            let array = JObject::from_raw(env, array);
+            match self.kind {
+                U8 => env.as_cast::<JByteArray>(&array)?.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?,
                 U16 => {
-                    let array = env.new_short_array(self.len)?;
-                    array.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?;
-                    array.into()
+                    env.as_cast::<JShortArray>(&array)?.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?
                 }
-                _ => {
-                    let array = env.new_float_array(self.len)?;
-                    array.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?;
-                    array.into()
-                }
-            })
+                _ => env.as_cast::<JFloatArray>(&array)?.set_region(env, 0, from_raw_parts(memory.cast(), self.len))?,
+            }
+            Ok(array)
         }
     }
 }

@@ -20,9 +20,15 @@ import java.util.Locale;
  * JVM loads a library for one class loader only; the next class loader gets a copy of the shim in a temporary folder.
  */
 final class Libraries {
+    private static boolean loaded;
+
     private Libraries() {}
 
-    static void load() {
+    /** Makes the native methods work. Where it cannot it says why, every time: a static initializer would say it once. */
+    static synchronized void load() {
+        if (loaded) {
+            return;
+        }
         String library = System.mapLibraryName("mdr");
         String shim = System.mapLibraryName("mdr_jni");
         try {
@@ -41,8 +47,12 @@ final class Libraries {
                 System.load(copy.toString());
             }
             MdrNative.open(folder.resolve(library).toString());
+            loaded = true;
         } catch (IOException error) {
             throw new MdrException(MdrException.IO, "cannot unpack the libraries of mdr: " + error, error);
+        } catch (UnsatisfiedLinkError error) {
+            throw new MdrException(
+                    MdrException.IO, "cannot load the libraries of mdr: " + error.getMessage(), error);
         }
     }
 

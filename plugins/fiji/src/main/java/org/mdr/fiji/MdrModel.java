@@ -29,27 +29,32 @@ public final class MdrModel implements AutoCloseable {
 
     /** The built-in model for a task: denoise, axial or super-resolve. */
     public static MdrModel builtIn(String task) {
+        Libraries.load();
         return new MdrModel(MdrNative.modelBuiltin(task));
     }
 
     /** A model from an .onnx file or a bioimage.io package (a folder, its rdf.yaml, or a .zip). */
     public static MdrModel load(String path) {
+        Libraries.load();
         return new MdrModel(MdrNative.modelLoad(path));
     }
 
     /** A model from the content of an .onnx file; messages call it {@code name}. */
     public static MdrModel fromBytes(String name, byte[] onnx) {
+        Libraries.load();
         return new MdrModel(MdrNative.modelFromMemory(name, onnx));
     }
 
     /** Facts about the models that need no file, one map each. */
     @SuppressWarnings("unchecked")
     public static List<Map<String, Object>> builtInModels() {
+        Libraries.load();
         return (List<Map<String, Object>>) Json.parse(MdrNative.builtinModels());
     }
 
     /** Version of libmdr. */
     public static String version() {
+        Libraries.load();
         return MdrNative.version();
     }
 

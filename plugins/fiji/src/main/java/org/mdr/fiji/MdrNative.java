@@ -1,12 +1,11 @@
 package org.mdr.fiji;
 
-/** The native methods: the functions of mdr.h under their names in Java. Failures come as {@link MdrException}. */
+/**
+ * The native methods: the functions of mdr.h under their names in Java, once {@link Libraries#load} has returned.
+ * Failures come as {@link MdrException}.
+ */
 final class MdrNative {
     private MdrNative() {}
-
-    static {
-        Libraries.load();
-    }
 
     /** Opens libmdr, after which the other methods work; refuses one of another ABI version. */
     static native void open(String library);

@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import ij.ImagePlus;
+import java.io.File;
 import java.lang.reflect.Method;
 import java.lang.reflect.Modifier;
 import java.net.URL;
@@ -38,6 +39,10 @@ class NativeTest {
 
     @TempDir
     Path folder;
+
+    NativeTest() {
+        Libraries.load();
+    }
 
     private static MdrModel mean() {
         return MdrModel.fromBytes("mean", TinyOnnx.mean3("denoise"));
@@ -230,7 +235,7 @@ class NativeTest {
     @Test
     void aSecondClassLoaderLoadsThemToo() throws Exception {
         List<URL> urls = new ArrayList<>();
-        for (String path : System.getProperty("java.class.path").split(java.io.File.pathSeparator)) {
+        for (String path : System.getProperty("java.class.path").split(File.pathSeparator)) {
             urls.add(Paths.get(path).toUri().toURL());
         }
         assertEquals("0.1.0", MdrModel.version());
@@ -276,10 +281,52 @@ class NativeTest {
         }
     }
 
+    /** Of another ABI version, damaged, not for this platform: a failure as others are, the second time too. */
+    @Test
+    void librariesThatDoNotFitAreRefused() throws Exception {
+        Path natives = Files.createDirectories(folder.resolve("natives").resolve(Libraries.platform()));
+        Path other = folder.resolve("other.c");
+        Files.write(other, "unsigned mdr_abi_version(void) { return 99; }".getBytes("UTF-8"));
+        Path library = natives.resolve(System.mapLibraryName("mdr"));
+        Samples.run(60, "cc", "-shared", "-fPIC", "-o", library.toString(), other.toString());
+        refused("has ABI version 99");
+        Files.write(library, new byte[100]);
+        refused(library.getFileName().toString());
+        Files.write(natives.resolve(System.mapLibraryName("mdr_jni")), new byte[100]);
+        refused("cannot load the libraries of mdr");
+        refused("this jar has no /natives/osx_arm64/", "-Dos.name=Mac OS X", "-Dos.arch=aarch64");
+    }
+
+    private void refused(String why, String... arguments) throws Exception {
+        String[] program = {"org.mdr.fiji.NativeTest", "refused"};
+        ProcessBuilder java = java(Samples.concat(arguments, program));
+        int path = java.command().indexOf("-cp") + 1;
+        java.command().set(path, folder + File.pathSeparator + java.command().get(path));
+        java.environment().put("XDG_CACHE_HOME", folder.resolve("cache").toString());
+        java.environment().put("HOME", folder.toString());
+        String output = Samples.run(60, java);
+        assertEquals(2, output.split("Denoise...: ").length - 1, output);
+        assertEquals(2, output.split(Pattern.quote(why)).length - 1, output);
+    }
+
     @Test
     void aVirtualStackIsNeverInMemoryAsAWhole() throws Exception {
         String output = Samples.run(110, java("-Xmx40m", "org.mdr.fiji.LargeStack"));
         assertEquals("true 400 129600\n", output);
+    }
+
+    @Test
+    void whatDoesNotFitIntoMemoryIsSaid() throws Exception {
+        String output = Samples.run(110, java("-Xmx220m", "org.mdr.fiji.LargeStack", "in memory"));
+        assertTrue(output.startsWith("the result does not fit into the 220 MB"), output);
+    }
+
+    /** 8 bit become 32. */
+    @Test
+    void foldersOpenLargeFilesAsVirtualStacks() throws Exception {
+        String output = Samples.run(110, java("-Xmx64m", "org.mdr.fiji.LargeStack", "folder", folder.toString()));
+        assertEquals("1\n", output);
+        assertTrue(Files.size(folder.resolve("out").resolve("large.tif")) > 60_000_000);
     }
 
     static ProcessBuilder java(String... arguments) {
@@ -291,7 +338,19 @@ class NativeTest {
     }
 
     /** In a process of its own, watched by -Xcheck:jni: every native method, right and wrong. */
-    public static void main(String[] arguments) {
+    public static void main(String[] arguments) throws Exception {
+        if (arguments.length > 0) {
+            Samples.registerCommands();
+            ij.macro.Interpreter.batchMode = true;
+            for (int i = 0; i < 2; i++) {
+                try {
+                    ij.IJ.run(Samples.image("any", 8, 20, 20, 1, 1, 1), "Denoise...", "model=[built-in]");
+                } catch (MdrException failure) {
+                    System.out.println(failure.getMessage());
+                }
+            }
+            return;
+        }
         NativeTest test = new NativeTest();
         test.anArrayAndItsPlanesGiveTheSame();
         test.whatIsWrongIsAnException();
