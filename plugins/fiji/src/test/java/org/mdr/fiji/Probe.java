@@ -7,6 +7,7 @@ import ij.Menus;
 import ij.WindowManager;
 import ij.gui.GenericDialog;
 import ij.gui.ImageWindow;
+import ij.io.FileSaver;
 import ij.plugin.frame.Recorder;
 import java.awt.Button;
 import java.awt.Checkbox;
@@ -25,6 +26,8 @@ import java.awt.event.ActionEvent;
 import java.awt.event.ItemEvent;
 import java.awt.event.KeyEvent;
 import java.io.File;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.function.BooleanSupplier;
 import javax.imageio.ImageIO;
@@ -42,6 +45,8 @@ public final class Probe {
             new ImageJ();
             menu();
             record();
+            recordFolder();
+            replace();
             dialogs(arguments.length > 0 ? new File(arguments[0]) : null);
             escape();
             errors();
@@ -167,6 +172,56 @@ public final class Probe {
         check(Samples.same(first, second), "replay of " + line);
         check(second.getTitle().equals("two channels-denoise-1.tif"), second);
         Recorder.getInstance().close();
+        closeAll();
+    }
+
+    /** The dialogs without an image are recorded, too. */
+    private static void recordFolder() throws Exception {
+        new Recorder();
+        Path in = Files.createTempDirectory("in put");
+        Path out = in.resolve("out");
+        ImagePlus imp = Samples.image("a.tif", 8, 60, 40, 1, 1, 1);
+        new FileSaver(imp).saveAsTiff(in.resolve("a.tif").toString());
+        IJ.doCommand("Restore Folder...");
+        GenericDialog dialog = dialog("Restore Folder...");
+        ((TextField) dialog.getStringFields().get(0)).setText(in.toString());
+        ((TextField) dialog.getStringFields().get(1)).setText(out.toString());
+        ((Choice) dialog.getChoices().get(0)).select("super-resolve");
+        ((Checkbox) dialog.getCheckboxes().get(0)).setState(true);
+        press(dialog, "OK");
+        String line = "run(\"Restore Folder...\", \"input=[" + in + "] output=[" + out
+                + "] task=super-resolve model=built-in channel=all tile=auto overlap=auto memory=auto keep\");";
+        await("recording", () -> Recorder.getInstance().getText().contains("Restore Folder"));
+        check(Recorder.getInstance().getText().contains(line), Recorder.getInstance().getText());
+        ImagePlus first = IJ.openImage(out.resolve("a.tif").toString());
+        check(first.getBitDepth() == 8 && !Samples.same(imp, first), first);
+        Files.delete(out.resolve("a.tif"));
+        IJ.runMacro(line);
+        check(Samples.same(first, IJ.openImage(out.resolve("a.tif").toString())), "replay of " + line);
+
+        IJ.doCommand("Model Info...");
+        press(dialog("Model Info..."), "OK");
+        await("recording", () -> Recorder.getInstance().getText().contains("Model Info"));
+        check(
+                Recorder.getInstance().getText().contains("run(\"Model Info...\", \"model=built-in\");"),
+                Recorder.getInstance().getText());
+        Recorder.getInstance().close();
+    }
+
+    /** An image that was replaced, as the dialog was told, is brought back by Edit > Undo. */
+    private static void replace() {
+        ImagePlus imp = Samples.image("r.tif", 16, 60, 40, 1, 1, 1);
+        short[] before = ((short[]) imp.getProcessor().getPixels()).clone();
+        imp.show();
+        IJ.doCommand("Denoise...");
+        GenericDialog dialog = dialog("Denoise...");
+        ((Checkbox) dialog.getCheckboxes().get(1)).setState(true);
+        press(dialog, "OK");
+        await("result", () -> imp.getBitDepth() == 32 && !imp.isLocked());
+        check(WindowManager.getImageCount() == 1, "no other window");
+        IJ.doCommand("Undo");
+        await("undo", () -> imp.getBitDepth() == 16);
+        check(Arrays.equals(before, (short[]) imp.getProcessor().getPixels()), "undone");
         closeAll();
     }
 
