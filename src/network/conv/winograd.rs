@@ -20,7 +20,7 @@
 
 use super::direct::Window;
 use super::simd::{Isa, VECTORS, Vector};
-use super::transform::{Factors, MINUS_A, MOST_SIDE, MOST_TILE, Method};
+use super::transform::{Factors, MINUS_A, MOST_SIDE, Method};
 use super::view::{Activation, View};
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,6 +57,8 @@ const PANEL_SAMPLES: usize = 96 << 10;
 const KEPT_WEIGHTS: usize = 256 << 10;
 /// … up to these, of which a part may leave the cache.
 const MOST_PANEL_SAMPLES: usize = 384 << 10;
+/// Tiles whose half-transformed samples stay in the first cache: some 10 KB with eight lanes.
+const CHUNK: usize = 12;
 
 impl Winograd {
     /// The method for a convolution or a transposed one, whose inputs may count as enlarged, if there is one.
@@ -162,10 +164,10 @@ impl Winograd {
                             };
                             for (position, value) in transformed(&transform, weight).enumerate() {
                                 let panel = position * channels * padded + start * channels;
-                                packed[panel + channel * width + place - start] = value as f32;
+                                packed[panel + (channel + i - input) * width + place - start] = value as f32;
                             }
-                            channel += 1;
                         }
+                        channel += count.next_multiple_of(self.lanes);
                     }
                     input += count;
                 }
@@ -216,9 +218,9 @@ impl Winograd {
         if self.is_doubled(index) { (start >> 1, (end + 1) >> 1) } else { (start, end) }
     }
 
-    /// All input channels, those of all sorts of pixels.
+    /// Input channels of all sorts of pixels, with what fills up vectors.
     fn channels(&self) -> usize {
-        self.parts.iter().map(|part| part.0).sum()
+        self.input_blocks() * self.lanes
     }
 
     fn input_blocks(&self) -> usize {
@@ -238,8 +240,9 @@ impl Winograd {
 
     /// Samples of scratch that a thread needs.
     pub(super) fn scratch(&self) -> usize {
-        let positions = self.method.side * self.method.side;
-        positions * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes))
+        let Method { side, tile, .. } = self.method;
+        let panels = side * side * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes));
+        panels + (CHUNK * tile + side - tile) * side * self.lanes
     }
 
     /// Runs of tiles in a row of them.
@@ -272,100 +275,226 @@ impl Winograd {
         index: usize,
         scratch: *mut f32,
     ) {
+        let tiles = self.tiles(1, 0..to.size[1]).len();
+        let runs = self.runs(to.size[1]);
+        let tiles = tiles * index / runs..tiles * (index + 1) / runs;
+        let positions = self.method.side * self.method.side;
+        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / V::LANES));
+        let sums = scratch.wrapping_add(positions * input_panel);
+        let half = sums.wrapping_add(positions * output_panel);
+        let run = Run { winograd: self, ty, tiles, inputs: scratch, input_panel, sums, output_panel, half };
         // SAFETY: as the caller promises.
         unsafe {
+            let factors = Factors::<V>::new(self.method);
             match (self.method.side, self.method.tile) {
-                (4, 2) => self.compute_with::<V, 4, 2>(sources, to, zeros, ty, index, scratch),
-                (4, _) => self.compute_with::<V, 4, 3>(sources, to, zeros, ty, index, scratch),
-                (6, _) => self.compute_with::<V, 6, 4>(sources, to, zeros, ty, index, scratch),
-                _ => self.compute_with::<V, 8, 4>(sources, to, zeros, ty, index, scratch),
+                (4, 2) => run.transform_inputs::<V, 4, 2>(&factors, sources, zeros),
+                (4, _) => run.transform_inputs::<V, 4, 3>(&factors, sources, zeros),
+                (6, _) => run.transform_inputs::<V, 6, 4>(&factors, sources, zeros),
+                _ => run.transform_inputs::<V, 8, 4>(&factors, sources, zeros),
+            }
+            run.multiply::<V>();
+            match (self.method.side, self.method.tile) {
+                (4, 2) => run.transform_outputs::<V, 4, 2>(&factors, to),
+                (4, _) => run.transform_outputs::<V, 4, 3>(&factors, to),
+                (6, _) => run.transform_outputs::<V, 6, 4>(&factors, to),
+                _ => run.transform_outputs::<V, 8, 4>(&factors, to),
             }
         }
     }
+}
 
+/// A run of tiles.
+struct Run<'a> {
+    winograd: &'a Winograd,
+    /// The row of tiles.
+    ty: usize,
+    tiles: Range<usize>,
+    /// Transformed inputs, and samples from one position's panel to the next.
+    inputs: *mut f32,
+    input_panel: usize,
+    /// Products, likewise.
+    sums: *mut f32,
+    output_panel: usize,
+    /// Tiles that are transformed along Y, not yet along X.
+    half: *mut f32,
+}
+
+impl Run<'_> {
+    /// Bᵀ d B of all channels.
     #[inline(always)]
-    unsafe fn compute_with<V: Vector, const SIDE: usize, const TILE: usize>(
+    unsafe fn transform_inputs<V: Vector, const SIDE: usize, const TILE: usize>(
         &self,
+        factors: &Factors<V>,
         sources: &[View],
-        to: &View,
         zeros: *const f32,
-        ty: usize,
-        index: usize,
-        scratch: *mut f32,
     ) {
-        let tiles = self.tiles(1, 0..to.size[1]).len();
-        let runs = self.runs(to.size[1]);
-        let range = tiles * index / runs..tiles * (index + 1) / runs;
-        let positions = SIDE * SIDE;
-        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / V::LANES));
+        let Winograd { stride, origin, .. } = *self.winograd;
+        let corner = [self.ty, self.tiles.start].map(|tile| (tile * TILE * stride) as isize);
+        let [top, left] = [0, 1].map(|axis| corner[axis] + origin[axis]);
+        let mut panel = self.inputs;
         // SAFETY: as the caller of `compute` promises.
         unsafe {
-            let factors = Factors::<V>::new(self.method);
-            let sums = scratch.add(positions * input_panel);
-            let corner = [ty, range.start].map(|tile| (tile * TILE * self.stride) as isize);
-            let [top, left] = [0, 1].map(|axis| corner[axis] + self.origin[axis]);
-            let mut panel = scratch;
-            for (view, &(_, doubled)) in sources.iter().zip(&self.sources) {
-                for sort in 0..self.stride * self.stride {
-                    let mut rows = [zeros; MOST_SIDE];
-                    for (i, row) in rows[..SIDE].iter_mut().enumerate() {
-                        let y = top + (sort / self.stride + i * self.stride) as isize;
+            for (view, &(_, doubled)) in sources.iter().zip(&self.winograd.sources) {
+                for sort in 0..stride * stride {
+                    let mut rows = [zeros; SIDE];
+                    for (i, row) in rows.iter_mut().enumerate() {
+                        let y = top + (sort / stride + i * stride) as isize;
                         *row = view.row_or(if doubled { y >> 1 } else { y }, zeros);
                     }
-                    let x = left + (sort % self.stride) as isize;
+                    let x = left + (sort % stride) as isize;
                     for _ in 0..view.blocks() {
-                        let work =
-                            InputTiles { factors: &factors, rows: &rows, x, tiles: range.len(), panel, input_panel };
-                        match (doubled, self.stride) {
-                            (true, _) => work.compute::<SIDE, TILE, 1, true>(),
-                            (_, 1) => work.compute::<SIDE, TILE, 1, false>(),
-                            _ => work.compute::<SIDE, TILE, 2, false>(),
+                        match (doubled, stride) {
+                            (true, _) => self.transform_block::<V, SIDE, TILE, 1, true>(factors, &rows, x >> 1, panel),
+                            (_, 1) => self.transform_block::<V, SIDE, TILE, 1, false>(factors, &rows, x, panel),
+                            _ => self.transform_block::<V, SIDE, TILE, 2, false>(factors, &rows, x, panel),
                         }
-                        for row in &mut rows[..SIDE] {
+                        for row in &mut rows {
                             // Zeros are as long as a row of any tensor.
                             *row = row.add(view.block_stride);
                         }
-                        panel = panel.add(range.len() * V::LANES);
+                        panel = panel.add(self.tiles.len() * V::LANES);
                     }
-                }
-            }
-            self.multiply::<V>(positions, range.len(), scratch, input_panel, sums, output_panel);
-            let blocks = self.bias.len() / V::LANES;
-            for block in 0..self.padded() / V::LANES {
-                let (sort, channels) = (block / blocks, block % blocks);
-                let sums = sums.add(block * range.len() * V::LANES);
-                let bias = V::load(self.bias.as_ptr().add(channels * V::LANES));
-                // What lies before the first pixel wraps around, to positions beyond the last one.
-                let y = (ty * self.granule() + sort / self.spread).wrapping_sub(self.shift[0]);
-                for (i, tx) in range.clone().enumerate() {
-                    let x = (tx * self.granule() + sort % self.spread).wrapping_sub(self.shift[1]);
-                    let target = Target { view: to, block: channels, y, x, step: self.spread };
-                    let sums = sums.add(i * V::LANES);
-                    target.write::<V, SIDE, TILE>(&factors, sums, output_panel, bias, self.activation);
                 }
             }
         }
     }
 
-    /// The products of all positions: sums of `tiles` tiles.
+    /// Bᵀ d B of one block of channels, of every STRIDE-th pixel from column `x` on, or of every pixel twice. Position
+    /// (i, j) of tile t goes to `panel[(i * SIDE + j) * input_panel + t * LANES..]`.
     #[inline(always)]
-    unsafe fn multiply<V: Vector>(
+    unsafe fn transform_block<
+        V: Vector,
+        const SIDE: usize,
+        const TILE: usize,
+        const STRIDE: usize,
+        const DOUBLED: bool,
+    >(
         &self,
-        positions: usize,
-        tiles: usize,
-        inputs: *const f32,
-        input_panel: usize,
-        sums: *mut f32,
-        output_panel: usize,
+        factors: &Factors<V>,
+        rows: &[*const f32; SIDE],
+        x: isize,
+        panel: *mut f32,
     ) {
-        let (padded, side, channels) = (self.padded(), self.method.side, self.channels());
+        // Which of the columns kept is column j of a tile. Tiles of doubled columns begin with the second of a pair.
+        let column = |j: usize| if DOUBLED { j.div_ceil(2) } else { j };
+        let step = if DOUBLED { TILE / 2 } else { TILE };
+        // SAFETY: the margins cover the columns; `half` and the panel have room.
+        unsafe {
+            let mut first = 0;
+            while first < self.tiles.len() {
+                let tiles = (self.tiles.len() - first).min(CHUNK);
+                // Bᵀ d: [column][i]. Tiles share columns.
+                let from = x + (first * step * STRIDE) as isize;
+                for c in 0..(tiles - 1) * step + column(SIDE - 1) + 1 {
+                    let at = (from + (c * STRIDE) as isize) * V::LANES as isize;
+                    let mut d = [V::splat(0.0); MOST_SIDE];
+                    for i in 0..SIDE {
+                        d[i] = V::load(rows[i].offset(at));
+                    }
+                    let d = factors.input::<SIDE>(d);
+                    for i in 0..SIDE {
+                        d[i].store(self.half.add((c * SIDE + i) * V::LANES));
+                    }
+                }
+                for i in 0..SIDE {
+                    if DOUBLED && i == MINUS_A {
+                        continue;
+                    }
+                    for tile in 0..tiles {
+                        let mut d = [V::splat(0.0); MOST_SIDE];
+                        for j in 0..SIDE {
+                            d[j] = V::load(self.half.add(((tile * step + column(j)) * SIDE + i) * V::LANES));
+                        }
+                        let d = factors.input::<SIDE>(d);
+                        let to = panel.add(i * SIDE * self.input_panel + (first + tile) * V::LANES);
+                        for j in 0..SIDE {
+                            if !(DOUBLED && j == MINUS_A) {
+                                d[j].store(to.add(j * self.input_panel));
+                            }
+                        }
+                    }
+                }
+                first += tiles;
+            }
+        }
+    }
+
+    /// Aᵀ m A of all channels, with bias and activation, to where they belong.
+    #[inline(always)]
+    unsafe fn transform_outputs<V: Vector, const SIDE: usize, const TILE: usize>(
+        &self,
+        factors: &Factors<V>,
+        to: &View,
+    ) {
+        let Winograd { spread, shift, activation, .. } = *self.winograd;
+        let granule = TILE * spread;
+        let blocks = self.winograd.bias.len() / V::LANES;
+        // SAFETY: sums of all positions are there; only pixels inside the result are written.
+        unsafe {
+            for block in 0..blocks * spread * spread {
+                let (sort, channels) = (block / blocks, block % blocks);
+                let bias = V::load(self.winograd.bias.as_ptr().add(channels * V::LANES));
+                // What lies before the first pixel wraps around, to positions beyond the last one.
+                let top = (self.ty * granule + sort / spread).wrapping_sub(shift[0]);
+                let left = (self.tiles.start * granule + sort % spread).wrapping_sub(shift[1]);
+                let mut first = 0;
+                while first < self.tiles.len() {
+                    let tiles = (self.tiles.len() - first).min(CHUNK);
+                    // Aᵀ m: [tile][i][j].
+                    let sums = self.sums.add((block * self.tiles.len() + first) * V::LANES);
+                    for j in 0..SIDE {
+                        for tile in 0..tiles {
+                            let from = sums.add(j * self.output_panel + tile * V::LANES);
+                            let mut m = [V::splat(0.0); MOST_SIDE];
+                            for i in 0..SIDE {
+                                m[i] = V::load(from.add(i * SIDE * self.output_panel));
+                            }
+                            let m = factors.output::<SIDE, TILE>(m);
+                            for i in 0..TILE {
+                                m[i].store(self.half.add(((tile * TILE + i) * SIDE + j) * V::LANES));
+                            }
+                        }
+                    }
+                    for i in 0..TILE {
+                        let y = top.wrapping_add(i * spread);
+                        if y >= to.size[0] {
+                            continue;
+                        }
+                        let row = to.row(y).add(channels * to.block_stride);
+                        for tile in 0..tiles {
+                            let mut m = [V::splat(0.0); MOST_SIDE];
+                            for j in 0..SIDE {
+                                m[j] = V::load(self.half.add(((tile * TILE + i) * SIDE + j) * V::LANES));
+                            }
+                            let m = factors.output::<SIDE, TILE>(m);
+                            let x = left.wrapping_add((first + tile) * granule);
+                            for j in 0..TILE {
+                                let x = x.wrapping_add(j * spread);
+                                if x < to.size[1] {
+                                    activation.apply(m[j].plus(bias)).store(row.add(x * V::LANES));
+                                }
+                            }
+                        }
+                    }
+                    first += tiles;
+                }
+            }
+        }
+    }
+
+    /// The products of all positions.
+    #[inline(always)]
+    unsafe fn multiply<V: Vector>(&self) {
+        let Winograd { parts, weights, .. } = self.winograd;
+        let (padded, side, channels) = (self.winograd.padded(), self.winograd.method.side, self.winograd.channels());
+        let tiles = self.tiles.len();
         let pieces = tiles.div_ceil(V::PIXELS);
         // SAFETY: groups, pieces and positions lie within weights and panels.
         unsafe {
-            for position in 0..positions {
-                let inputs = inputs.add(position * input_panel);
-                let sums = sums.add(position * output_panel);
-                let weights = self.weights.as_ptr().add(position * channels * padded);
+            for position in 0..side * side {
+                let inputs = self.inputs.add(position * self.input_panel);
+                let sums = self.sums.add(position * self.output_panel);
+                let weights = weights.as_ptr().add(position * channels * padded);
                 let mut output = 0;
                 while output < padded {
                     let vectors = ((padded - output) / V::LANES).min(VECTORS);
@@ -374,7 +503,7 @@ impl Winograd {
                     for piece in 0..pieces {
                         let range = tiles * piece / pieces..tiles * (piece + 1) / pieces;
                         let work = Product {
-                            parts: &self.parts,
+                            parts,
                             inputs: inputs.add(range.start * V::LANES),
                             weights,
                             sums: sums.add(range.start * V::LANES),
@@ -438,15 +567,14 @@ impl Product<'_> {
             let mut sums = [[V::splat(0.0); Q]; P];
             let (mut inputs, mut weights) = (self.inputs, self.weights);
             for &(channels, doubled) in self.parts {
+                let blocks = channels.div_ceil(V::LANES);
                 if doubled && self.only_whole {
-                    inputs = inputs.add(channels.div_ceil(V::LANES) * self.pitch);
-                    weights = weights.add(channels * Q * V::LANES);
+                    inputs = inputs.add(blocks * self.pitch);
+                    weights = weights.add(blocks * V::LANES * Q * V::LANES);
                     continue;
                 }
-                let mut left = channels;
-                while left > 0 {
-                    let here = left.min(V::LANES);
-                    for lane in 0..here {
+                for _ in 0..blocks {
+                    for lane in 0..V::LANES {
                         let mut factors = [V::splat(0.0); Q];
                         for q in 0..Q {
                             factors[q] = V::load(weights.add(q * V::LANES));
@@ -460,122 +588,11 @@ impl Product<'_> {
                         }
                     }
                     inputs = inputs.add(self.pitch);
-                    left -= here;
                 }
             }
             for q in 0..Q {
                 for p in 0..P {
                     sums[p][q].store(self.sums.add(q * self.pitch + p * V::LANES));
-                }
-            }
-        }
-    }
-}
-
-/// The tiles of one block of channels, from column `x` on.
-struct InputTiles<'a, V> {
-    factors: &'a Factors<V>,
-    rows: &'a [*const f32; MOST_SIDE],
-    x: isize,
-    tiles: usize,
-    panel: *mut f32,
-    /// Samples from one position's panel to the next.
-    input_panel: usize,
-}
-
-impl<V: Vector> InputTiles<'_, V> {
-    /// Bᵀ d B, tile by tile, of every STRIDE-th pixel, which may count as doubled. Position (i, j) of tile t goes to
-    /// `panel[(i * SIDE + j) * input_panel + t * LANES..]`.
-    #[inline(always)]
-    unsafe fn compute<const SIDE: usize, const TILE: usize, const STRIDE: usize, const DOUBLED: bool>(&self) {
-        // SAFETY: the margins cover the columns, and the panel has room.
-        unsafe {
-            // Bᵀ d: columns transformed. The last columns of a tile are the first of the next.
-            let mut half = [[V::splat(0.0); MOST_SIDE]; MOST_SIDE];
-            let mut kept = 0;
-            for tile in 0..self.tiles {
-                let x = self.x + (tile * TILE * STRIDE) as isize;
-                for j in 0..SIDE {
-                    if j < kept {
-                        for i in 0..SIDE {
-                            half[i][j] = half[i][j + TILE];
-                        }
-                    } else if DOUBLED && j > 0 && j % 2 == 0 {
-                        // Tiles begin at odd columns, so that this column repeats the one before.
-                        for i in 0..SIDE {
-                            half[i][j] = half[i][j - 1];
-                        }
-                    } else {
-                        let column = x + (j * STRIDE) as isize;
-                        let at = (if DOUBLED { column >> 1 } else { column }) * V::LANES as isize;
-                        let mut d = [V::splat(0.0); MOST_SIDE];
-                        for i in 0..SIDE {
-                            d[i] = V::load(self.rows[i].offset(at));
-                        }
-                        let column = self.factors.input::<SIDE>(d);
-                        for i in 0..SIDE {
-                            half[i][j] = column[i];
-                        }
-                    }
-                }
-                kept = SIDE - TILE;
-                let to = self.panel.add(tile * V::LANES);
-                for i in 0..SIDE {
-                    let row = self.factors.input::<SIDE>(half[i]);
-                    for j in 0..SIDE {
-                        row[j].store(to.add((i * SIDE + j) * self.input_panel));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Where the results of a tile go: every `step`-th pixel from y, x on, as far as it is one of the image.
-struct Target<'a> {
-    view: &'a View,
-    /// Of channels.
-    block: usize,
-    y: usize,
-    x: usize,
-    step: usize,
-}
-
-impl Target<'_> {
-    /// Aᵀ m A, with bias and activation.
-    #[inline(always)]
-    unsafe fn write<V: Vector, const SIDE: usize, const TILE: usize>(
-        &self,
-        factors: &Factors<V>,
-        sums: *const f32,
-        output_panel: usize,
-        bias: V,
-        activation: Activation,
-    ) {
-        // SAFETY: sums of all positions are there; only pixels inside the result are written.
-        unsafe {
-            let mut half = [[V::splat(0.0); MOST_SIDE]; MOST_TILE];
-            for j in 0..SIDE {
-                let mut m = [V::splat(0.0); MOST_SIDE];
-                for i in 0..SIDE {
-                    m[i] = V::load(sums.add((i * SIDE + j) * output_panel));
-                }
-                let column = factors.output::<SIDE, TILE>(m);
-                for i in 0..TILE {
-                    half[i][j] = column[i];
-                }
-            }
-            for i in 0..TILE {
-                let y = self.y.wrapping_add(i * self.step);
-                if y < self.view.size[0] {
-                    let row = self.view.row(y).add(self.block * self.view.block_stride);
-                    let values = factors.output::<SIDE, TILE>(half[i]);
-                    for j in 0..TILE {
-                        let x = self.x.wrapping_add(j * self.step);
-                        if x < self.view.size[1] {
-                            activation.apply(values[j].plus(bias)).store(row.add(x * V::LANES));
-                        }
-                    }
                 }
             }
         }
