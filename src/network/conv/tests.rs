@@ -8,10 +8,6 @@ use super::view::Activation;
 use super::winograd::Winograd;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
-use tract_onnx::tract_core::internal::*;
-use tract_onnx::tract_core::ops::cnn::conv::KernelFormat;
-use tract_onnx::tract_core::ops::cnn::{Conv, PaddingSpec, PoolSpec};
-use tract_onnx::tract_core::ops::nn::DataFormat;
 
 /// One step between copies in and out.
 struct Case {
@@ -324,35 +320,4 @@ fn rows_are_reflected_as_one_would_by_hand() {
         let expected: Vec<f32> = rows.into_iter().flat_map(|y| input[y * 4..][..4].to_vec()).collect();
         assert_eq!(found, expected, "{height} {before} {after}");
     }
-}
-
-#[test]
-fn the_built_in_model_is_one_program() {
-    let bytes = crate::models::builtin(crate::Task::Denoise).expect("a built-in model");
-    assert!(crate::network::Network::from_onnx("built-in", bytes).expect("a good model").is_streamed());
-}
-
-/// A network of stacks is one operator of tract's plan, not several beside tract's convolutions.
-#[test]
-fn a_convolution_of_stacks_is_a_program() {
-    let make = || -> TractResult<TypedModel> {
-        let mut model = TypedModel::default();
-        let stack = model.add_source("stack", f32::fact([1, 2, 6, 8, 8]))?;
-        let weights =
-            model.add_const("weights", tensor4(&[[[[0.5_f32; 27]; 1]; 2]; 5]).into_shape(&[5, 2, 3, 3, 3])?)?;
-        let bias = model.add_const("bias", tensor1(&[0.0_f32; 5]))?;
-        let sides = tvec![3, 3, 3];
-        let pool_spec = PoolSpec::new(DataFormat::NCHW, sides, PaddingSpec::SameUpper, None, None, 2, 5);
-        let conv = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
-        let outputs = model.wire_node("convolution", conv, &[stack, weights, bias])?;
-        model.select_output_outlets(&outputs)?;
-        super::replace_parts(&mut model, false)?;
-        Ok(model)
-    };
-    let model = make().expect("a good model");
-    let order = model.eval_order().expect("a good model");
-    let mut names =
-        order.iter().map(|&id| model.node(id)).filter(|node| !node.inputs.is_empty()).map(|node| node.op.name());
-    assert_eq!(names.next().as_deref(), Some("Part"));
-    assert_eq!(names.next(), None);
 }
