@@ -163,10 +163,13 @@ impl Op {
         if let Self::Winograd(winograd, _) = self { winograd.scratch() } else { 0 }
     }
 
-    /// Items of work in these rows of a result of so many columns.
-    fn items(&self, rows: Range<usize>, columns: usize) -> usize {
+    /// Items of work for so many threads in these rows of a result of so many columns.
+    fn items(&self, rows: Range<usize>, columns: usize, threads: usize) -> usize {
         match self {
-            Self::Winograd(winograd, _) => winograd.tiles(0, rows).len() * winograd.runs(columns),
+            Self::Winograd(winograd, _) => {
+                let rows = winograd.tiles(0, rows).len();
+                rows * winograd.runs(columns, rows, threads)
+            }
             Self::Direct(..) => rows.len() * columns.div_ceil(ROW_PIECE),
             _ => rows.len(),
         }
@@ -375,6 +378,7 @@ struct Run<'a> {
     program: &'a Program,
     layout: &'a Layout,
     views: &'a [View],
+    threads: usize,
     zeros: *const f32,
     scratch: *mut f32,
 }
@@ -406,7 +410,7 @@ impl Program {
         assert!(self.outputs.iter().zip(&*outputs).all(|(t, given)| samples(t) == given.len()), "outputs do not fit");
         let items = layout.tasks.iter().map(|task| {
             let step = &self.steps[task.step];
-            step.op.items(task.rows.clone(), layout.places[step.to].size[1])
+            step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads)
         });
         let threads = threads.clamp(1, items.max().unwrap_or(1));
         let needed = layout.samples + threads * layout.scratch + 16;
@@ -450,6 +454,7 @@ impl Program {
             program: self,
             layout,
             views: &arena.views,
+            threads,
             zeros: base.wrapping_add(layout.zeros),
             scratch: base.wrapping_add(layout.samples),
         };
@@ -457,7 +462,7 @@ impl Program {
             for (number, task) in layout.tasks.iter().enumerate() {
                 let started = profile.map(|_| Instant::now());
                 let step = &self.steps[task.step];
-                let items = step.op.items(task.rows.clone(), layout.places[step.to].size[1]);
+                let items = step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads);
                 team.share(number, items, |item| run.item(task, item, team.index()));
                 if let (Some(profile), Some(started), 0) = (profile, started, team.index()) {
                     profile[task.step].fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
@@ -514,10 +519,11 @@ impl Run<'_> {
             match &step.op {
                 Op::Copy(first) => view::copy_row(&from[0], to, y, *first),
                 Op::Winograd(winograd, _) => {
-                    let runs = winograd.runs(to.size[1]);
-                    let ty = winograd.tiles(0, task.rows.clone()).start + item / runs;
+                    let tiles = winograd.tiles(0, task.rows.clone());
+                    let runs = winograd.runs(to.size[1], tiles.len(), self.threads);
                     let scratch = self.scratch.add(thread * self.layout.scratch);
-                    winograd.compute::<V>(from, to, self.zeros, ty, item % runs, scratch);
+                    let ty = tiles.start + item / runs;
+                    winograd.compute::<V>(from, to, self.zeros, ty, [item % runs, runs], scratch);
                 }
                 Op::Direct(direct, _) => {
                     let pieces = to.size[1].div_ceil(ROW_PIECE);

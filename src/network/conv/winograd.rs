@@ -47,12 +47,14 @@ pub(super) struct Winograd {
     bias: Vec<f32>,
     pub activation: Activation,
     lanes: usize,
+    /// Tiles of a register tile.
+    pixels: usize,
     /// Most tiles that are transformed together.
     run: usize,
 }
 
 /// Transformed panels of a run of tiles together take about so many samples: they stay in the second cache.
-const PANEL_SAMPLES: usize = 96 << 10;
+const PANEL_SAMPLES: usize = 48 << 10;
 /// More weights than these do not stay there too: they are read anew for every run, so that longer runs pay …
 const KEPT_WEIGHTS: usize = 256 << 10;
 /// … up to these, of which a part may leave the cache.
@@ -128,7 +130,8 @@ impl Winograd {
             bias: vec![],
             activation: Activation::None,
             lanes: isa.lanes(),
-            run: isa.register_tile().0,
+            pixels: isa.register_tile().0,
+            run: 0,
         }
     }
 
@@ -177,7 +180,7 @@ impl Winograd {
         let blocks = self.input_blocks() + self.padded() / self.lanes;
         let few = if self.weights.len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
         // Whole register tiles.
-        let pixels = self.run;
+        let pixels = self.pixels;
         self.run = (few / (positions * blocks * self.lanes) / pixels * pixels).clamp(pixels, 8 * pixels);
         self
     }
@@ -245,9 +248,12 @@ impl Winograd {
         panels + (CHUNK * tile + side - tile) * side * self.lanes
     }
 
-    /// Runs of tiles in a row of them.
-    pub(super) fn runs(&self, columns: usize) -> usize {
-        self.tiles(1, 0..columns).len().div_ceil(self.run).max(1)
+    /// Runs of tiles in each of so many rows of tiles. A few runs more than the cache asks for leave no thread idle.
+    pub(super) fn runs(&self, columns: usize, rows: usize, threads: usize) -> usize {
+        let tiles = self.tiles(1, 0..columns).len();
+        let even = |runs: &usize| rows * runs % threads == 0 || rows * runs >= 4 * threads;
+        let (fewest, most) = (tiles.div_ceil(self.run).max(1), tiles.div_ceil(self.pixels).max(1));
+        (fewest..=most).find(even).unwrap_or(most)
     }
 
     /// For people.
@@ -260,7 +266,7 @@ impl Winograd {
         format!("{kind}F({0}x{0}, {1}x{1})", self.method.tile, self.method.taps())
     }
 
-    /// Computes run `index` of the row of tiles `ty`. Bytes that follow a row's last tile may be read.
+    /// Computes run `index` of the `runs` of the row of tiles `ty`. Bytes that follow a row's last tile may be read.
     ///
     /// # Safety
     /// The views are valid and of the lanes of V; their margins cover what tiles read beyond the image; the rows that
@@ -272,11 +278,10 @@ impl Winograd {
         to: &View,
         zeros: *const f32,
         ty: usize,
-        index: usize,
+        [index, runs]: [usize; 2],
         scratch: *mut f32,
     ) {
         let tiles = self.tiles(1, 0..to.size[1]).len();
-        let runs = self.runs(to.size[1]);
         let tiles = tiles * index / runs..tiles * (index + 1) / runs;
         let positions = self.method.side * self.method.side;
         let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / V::LANES));
