@@ -101,6 +101,13 @@ fn every_kind_of_convolution() {
         };
         assert_as_tract(what, &net.finish(&x), &noise(3, 5 * 32 * 46), &[32, 46]);
     }
+    // Convolutions of enlarged images, as U-Nets go up.
+    for kernel in [2, 3, 4, 5] {
+        let mut net = Net::new(2, 7);
+        let x = net.upsample("image", 2.0);
+        let x = net.conv_with(&x, 7, 9, kernel, &[("auto_pad", Attribute::Text("SAME_UPPER"))]);
+        assert_as_tract(&format!("{kernel} by {kernel}, enlarged"), &net.finish(&x), &noise(5, 7 * 16 * 23), &[16, 23]);
+    }
     // Windows of 2 by 2 that are pooled by mdr, beside others.
     let pools: [(&str, Attributes); 3] =
         [("halved", vec![]), ("padded pool", vec![("pads", ints(&[1, 1, 1, 1]))]), ("average", vec![])];

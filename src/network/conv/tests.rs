@@ -125,6 +125,18 @@ fn assert_close(what: &str, found: &[f32], expected: &[f64], terms: usize, facto
     }
 }
 
+/// Tiles of three pixels would begin at the first of a pair as often as at the second.
+#[test]
+fn enlarged_inputs_have_tiles_of_even_sides() {
+    for side in 1..=7 {
+        let window = Window { kernel: [side; 2], stride: [1, 1], dilation: [1, 1], before: [0, 0] };
+        for precise in [true, false] {
+            let method = Winograd::method(window, true, precise);
+            assert!(method.is_none_or(|method| method.tile % 2 == 0), "{method:?}");
+        }
+    }
+}
+
 fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.iter().copied().filter(|isa| isa.is_here())
 }

@@ -67,10 +67,12 @@ impl Winograd {
     pub(super) fn method(window: Window, doubled: bool, precise: bool) -> Option<Method> {
         let (side, stride) = (window.kernel[0], window.stride[0]);
         let square = window.kernel == [side; 2] && window.stride == [stride; 2] && window.dilation == [1, 1];
-        if !square || stride > 2 || stride > 1 && doubled {
+        if !square || stride > 2 {
             return None;
         }
-        Method::new(side.div_ceil(stride), doubled, precise)
+        let method = Method::new(side.div_ceil(stride), doubled, precise)?;
+        // Every tile of what is enlarged must begin at the second pixel of a pair.
+        (!doubled || stride == 1 && method.tile % 2 == 0).then_some(method)
     }
 
     /// An ordinary convolution. `weights` in the order output, input channel, row, column, the inputs being those of
