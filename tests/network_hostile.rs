@@ -9,6 +9,7 @@ use common::*;
 use mdr::network::{Network, RunOptions};
 use prost::Message;
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,11 +22,17 @@ static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+thread_local! {
+    /// How often this thread has allocated.
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+}
+
 // SAFETY: every call goes to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(now, Ordering::Relaxed);
+        CALLS.set(CALLS.get() + 1);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -402,4 +409,23 @@ fn threads_share_a_network() {
             assert_eq!(thread.join().expect("no panic"), alone);
         }
     });
+}
+
+/// One tile after another of the same size needs no memory: not for the result, not for what lies between.
+#[test]
+fn a_tile_allocates_nothing_after_the_first() {
+    let _alone = alone();
+    let built_in = mdr::models::builtin(mdr::Task::Denoise).expect("a built-in model");
+    for (name, bytes) in [("built-in", built_in), ("unet", &unet(2, 12)[..])] {
+        let network = Network::from_onnx(name, bytes).expect("a good model");
+        let tile = vec![0.5; 96 * 80];
+        let mut output = Vec::new();
+        let mut calls = || {
+            let before = CALLS.get();
+            network.run_into(&tile, [1, 96, 80], &mut output, RunOptions::default()).expect("a run");
+            CALLS.get() - before
+        };
+        assert!(calls() > 0, "{name}: the counter counts");
+        assert_eq!((calls(), calls()), (0, 0), "{name}");
+    }
 }

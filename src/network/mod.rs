@@ -213,6 +213,10 @@ impl Network {
         if let Some((own, samples)) = self.own(options.precise).and_then(|own| Some((own, own.samples(size)?)))
             && samples == expected
         {
+            // New memory that is zero already is touched by the threads of the run alone.
+            if output.capacity() < expected {
+                *output = vec![0.0; expected];
+            }
             output.resize(expected, 0.0);
             if own.run(size, input, output, options.threads) {
                 return Ok(());
