@@ -1,4 +1,5 @@
 # make test    installs what is missing and runs every tier of tests
+# make test-arm64 runs the kernels of the convolutions for arm64, under qemu
 # make fiji    builds the plug-in for Fiji and ImageJ: plugins/fiji/target/MDR_Restore-*.jar
 # make lint    formatting and lints, warnings as errors
 # make setup   just installs: system packages where it may, and a Python environment of its own
@@ -30,7 +31,7 @@ export MDR_REQUIRE_TOOLS := 1
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 MAVEN := mvn --quiet --batch-mode --file plugins/fiji/pom.xml
 
-.PHONY: test test-engine test-training test-napari test-fiji napari-screenshot fiji lint setup system system-fiji
+.PHONY: test test-engine test-arm64 test-training test-napari test-fiji napari-screenshot fiji lint setup system system-fiji system-arm64
 
 test: test-engine test-training test-napari test-fiji
 
@@ -39,6 +40,14 @@ test-engine: setup
 
 test-training: setup
 	cargo test -p mdr-train --features mdr/headers
+
+# Of the whole engine that is what differs between processors; release, as qemu is slow.
+ARM64 := aarch64-unknown-linux-gnu
+test-arm64: system-arm64
+	rustup target add $(ARM64)
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
+	cargo test --release -p mdr-kernels --target $(ARM64)
 
 # With the library and the program that the engine's tests use.
 test-napari: setup $(NAPARI_STAMP)
@@ -103,6 +112,13 @@ system-fiji:
 	command -v mvn >/dev/null || missing="$$missing maven"; \
 	command -v xvfb-run >/dev/null || missing="$$missing xvfb"; \
 	command -v xauth >/dev/null || missing="$$missing xauth"; \
+	$(INSTALL)
+
+# A linker and a C library for arm64, and an emulator.
+system-arm64:
+	@missing=""; \
+	command -v aarch64-linux-gnu-gcc >/dev/null || missing="$$missing gcc-aarch64-linux-gnu libc6-dev-arm64-cross"; \
+	command -v qemu-aarch64 >/dev/null || missing="$$missing qemu-user"; \
 	$(INSTALL)
 
 # Installs the packages that `missing` names, or asks for them where it may not.
