@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import mean_model, menu_action, noisy
 from napari_mdr import Model, restore
+from napari_mdr._commands import run
 from napari_mdr._preview import LARGEST_SIDE
+from napari_mdr._run import Run
 from napari_mdr._widget import PREVIEW
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QThreadPool, QTimer
 
 
 @pytest.fixture
@@ -138,8 +140,6 @@ def test_images_that_cannot_be_restored_are_explained(viewer, qtbot):
 
 
 def test_closing_the_viewer_stops_the_run(viewer, qtbot):
-    from napari_mdr._run import Run
-
     viewer.add_image(noisy(60, 256, 256))
     widget = open_widget(viewer)
     widget.run_button.click()
@@ -149,6 +149,28 @@ def test_closing_the_viewer_stops_the_run(viewer, qtbot):
     qtbot.waitUntil(lambda: not run._worker.is_running, timeout=10_000)
     assert run._report[0] < run._report[1]
     Run._alive.clear()
+
+
+@pytest.mark.parametrize("start", ["preview", "model", "run", "menu"])
+def test_closing_the_viewer_just_before_a_result_arrives(viewer, qtbot, tmp_path, start):
+    image = viewer.add_image(noisy(64, 64))
+    widget = open_widget(viewer)
+    if start == "preview":
+        widget.preview.setChecked(True)
+        widget._start_preview()
+    elif start == "model":
+        path = tmp_path / "mean.onnx"
+        path.write_bytes(mean_model())
+        widget.load_model(str(path))
+    elif start == "run":
+        widget.run()
+    else:
+        run(viewer, image, "denoise")
+    # The thread has ended, and the GUI thread has not heard of it yet.
+    assert QThreadPool.globalInstance().waitForDone(30_000)
+    viewer.close()
+    qtbot.wait(200)  # what is raised meanwhile fails the test
+    assert not Run._alive
 
 
 def test_cancel_leaves_no_layer(viewer, qtbot):
