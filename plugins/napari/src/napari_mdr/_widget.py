@@ -422,7 +422,7 @@ class RestoreWidget(QWidget):
         self.bar.setRange(0, total)
         self.bar.setValue(done)
         if self._run is not None and not self._run.cancelled:
-            text = f"{done} of {total} tiles"
+            text = f"{done} of {total} tiles" if total else "starting…"
             self.status.setText(text if remaining is None else f"{text}, {seconds(remaining)} left")
 
     def _add(self, result: tuple[Any, dict[str, Any], str]) -> None:
