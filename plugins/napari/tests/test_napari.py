@@ -197,6 +197,28 @@ def test_zarr_in_and_out(tmp_path):
     assert np.array_equal(out[:], restored)
 
 
+def test_a_part_of_what_is_not_in_memory_is_read_when_it_is_restored():
+    from napari.layers import Image
+
+    image = noisy(3, 4, 40, 50)
+    read = []
+
+    class Stored:
+        shape, dtype, ndim = image.shape, image.dtype, image.ndim
+
+        def __getitem__(self, key):
+            read.append(image[key].size)
+            return image[key]
+
+    layer = source(Image(image, axis_labels=("z", "c", "y", "x")))
+    layer.data = Stored()
+    part = layer.part({"C": (1, 3)}).part({"Z": (1, 3)}).plane({"C": 1})
+    assert not read
+    restored, *_ = restored_layer(part, Model.builtin())
+    assert set(read) == {40 * 50}
+    assert np.array_equal(restored, restore(image[1:, 2:3], axes="ZCYX"))
+
+
 def test_multiscale_is_restored_at_full_resolution():
     from napari.layers import Image
 

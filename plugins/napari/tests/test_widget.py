@@ -7,15 +7,24 @@ import time
 import numpy as np
 import pytest
 from conftest import mean_model, menu_action, noisy
-from napari_mdr import Model, restore
-from napari_mdr._preview import LARGEST_SIDE
+from napari.layers import Image
+from napari_mdr import Model, _preview, fit, restore
+from napari_mdr._commands import run
+from napari_mdr._layers import source
+from napari_mdr._preview import LARGEST_SIDE, Preview
+from napari_mdr._run import Run
 from napari_mdr._widget import PREVIEW
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QThreadPool, QTimer
 
 
 @pytest.fixture
 def viewer(make_napari_viewer):
     return make_napari_viewer(show=True)
+
+
+def assert_alike(found, expected):
+    """Equal but for rounding, which depends on where a pixel lies in the tile that the network gets."""
+    assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
 
 
 def open_widget(viewer):
@@ -138,8 +147,6 @@ def test_images_that_cannot_be_restored_are_explained(viewer, qtbot):
 
 
 def test_closing_the_viewer_stops_the_run(viewer, qtbot):
-    from napari_mdr._run import Run
-
     viewer.add_image(noisy(60, 256, 256))
     widget = open_widget(viewer)
     widget.run_button.click()
@@ -149,6 +156,28 @@ def test_closing_the_viewer_stops_the_run(viewer, qtbot):
     qtbot.waitUntil(lambda: not run._worker.is_running, timeout=10_000)
     assert run._report[0] < run._report[1]
     Run._alive.clear()
+
+
+@pytest.mark.parametrize("start", ["preview", "model", "run", "menu"])
+def test_closing_the_viewer_just_before_a_result_arrives(viewer, qtbot, tmp_path, start):
+    image = viewer.add_image(noisy(64, 64))
+    widget = open_widget(viewer)
+    if start == "preview":
+        widget.preview.setChecked(True)
+        widget._start_preview()
+    elif start == "model":
+        path = tmp_path / "mean.onnx"
+        path.write_bytes(mean_model())
+        widget.load_model(str(path))
+    elif start == "run":
+        widget.run()
+    else:
+        run(viewer, image, "denoise")
+    # The thread has ended, and the GUI thread has not heard of it yet.
+    assert QThreadPool.globalInstance().waitForDone(30_000)
+    viewer.close()
+    qtbot.wait(200)  # what is raised meanwhile fails the test
+    assert not Run._alive
 
 
 def test_cancel_leaves_no_layer(viewer, qtbot):
@@ -184,8 +213,7 @@ def test_preview_is_what_the_run_will_give(viewer, qtbot):
     y, x = (round(float(t / 0.5)) for t in layer.translate[1:])
     whole = restore(image)
     expected = whole[1, y : y + rows, x : x + columns]
-    # Rounding depends on where a pixel lies in the tile that the network gets.
-    assert np.abs(layer.data[0] - expected).max() <= 1e-5 * np.ptp(whole)
+    assert_alike(layer.data[0], expected)
 
     # It follows the view, the plane and the extent.
     viewer.dims.set_point(0, 2)
@@ -196,13 +224,61 @@ def test_preview_is_what_the_run_will_give(viewer, qtbot):
     y, x = (round(float(t / 0.5)) for t in viewer.layers[PREVIEW].translate[1:])
     found = viewer.layers[PREVIEW].data[0]
     alone = restore(image[2])
-    assert np.abs(found - alone[y : y + found.shape[0], x : x + found.shape[1]]).max() <= 1e-5 * np.ptp(alone)
+    assert_alike(found, alone[y : y + found.shape[0], x : x + found.shape[1]])
     widget.preview.setChecked(False)
     assert PREVIEW not in viewer.layers
     widget.preview.setChecked(True)
     qtbot.waitUntil(lambda: PREVIEW in viewer.layers, timeout=30_000)
     viewer.layers.remove(PREVIEW)
     assert not widget.preview.isChecked()
+
+
+def preview_of(data, model, position, *, whole=True):
+    """The preview of the upper left 64×64 pixels."""
+    image = source(Image(np.zeros(data.shape)))
+    image.data = data
+    window = {"Y": (0, 64), "X": (0, 64)}
+    return Preview().restore(image, position, window, whole, model, {}, lambda *_: True)[0]
+
+
+def test_what_the_preview_reads(monkeypatch):
+    """Statistics of the whole image where that is quick, otherwise of the plane, otherwise of what is shown."""
+    image = noisy(3, 600, 500)
+    image[1:] *= 4
+    image[:, 300:] *= 4
+    read = []
+
+    class Stored:
+        shape, dtype, ndim = image.shape, image.dtype, image.ndim
+
+        def __getitem__(self, key):
+            read.append(image[key].size)
+            return image[key]
+
+    model, alone = Model.builtin(), restore(image[:1])[:, :64, :64]
+    assert_alike(preview_of(image, model, {"Z": 0}), restore(image)[:1, :64, :64])
+    assert_alike(preview_of(image, model, {"Z": 0}, whole=False), alone)
+    assert_alike(preview_of(Stored(), model, {"Z": 0}), alone)
+    monkeypatch.setattr(_preview, "LARGEST_FIT", image[0].nbytes)
+    assert_alike(preview_of(image, model, {"Z": 0}), alone)
+    monkeypatch.setattr(_preview, "LARGEST_FIT", image[0].nbytes - 1)
+    read.clear()
+    found = preview_of(Stored(), model, {"Z": 0})
+    assert max(read) < image[0].size / 2
+    halo = model.info["halo"] + model.info["tile_multiple"]
+    assert_alike(found, restore(image[:1, : 64 + halo, : 64 + halo])[:, :64, :64])
+
+
+def test_the_preview_takes_statistics_once(monkeypatch):
+    taken = []
+    monkeypatch.setattr(_preview, "fit", lambda *given, **options: taken.append(given) or fit(*given, **options))
+    image, model, preview = noisy(2, 80, 80), Model.builtin(), Preview()
+    layer = Image(image)
+    for options in ({}, {"tile": 128}, {"threads": 1}):
+        for z in range(2):
+            window = {"Y": (0, 64), "X": (0, 64)}
+            preview.restore(source(layer), {"Z": z}, window, True, model, options, lambda *_: True)
+    assert len(taken) == 1
 
 
 def test_settings_are_remembered(viewer, qtbot):

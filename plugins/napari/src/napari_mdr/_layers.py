@@ -24,6 +24,27 @@ CONTRAST_SAMPLES = 1 << 18
 
 
 @dataclass
+class Part:
+    """A part of an array that is not in memory (zarr reads what is indexed, at once), read when it is indexed itself:
+    by an integer or a slice without step for each axis."""
+
+    array: Any
+    bounds: list[tuple[int, int]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in self.bounds)
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+    def __getitem__(self, key: tuple[int | slice, ...]) -> Any:
+        found = [range(*bound)[at] for bound, at in zip(self.bounds, key, strict=True)]
+        return self.array[tuple(slice(at.start, at.stop) if isinstance(at, range) else at for at in found)]
+
+
+@dataclass
 class Source:
     """An image layer as the engine sees it, taken in the GUI thread."""
 
@@ -67,7 +88,8 @@ class Source:
     def part(self, parts: dict[str, tuple[int, int]]) -> Source:
         """The part between start and stop along some axes, where it lies; it has all axes of the whole."""
         bounds = [parts.get(letter, (0, length)) for letter, length in zip(self.axes, self.shape, strict=True)]
-        data = self.data[tuple(slice(*bound) for bound in bounds)]
+        whole = isinstance(self.data, np.ndarray)
+        data = self.data[tuple(slice(*bound) for bound in bounds)] if whole else Part(self.data, bounds)
         translate = self.world([start for start, _ in bounds])
         return replace(self, data=data, translate=translate, region={**self.region, **parts})
 

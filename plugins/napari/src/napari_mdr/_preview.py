@@ -1,10 +1,11 @@
 """The visible region of a layer, restored as the whole would be: the region with the margin that the network asks for,
-normalised by the statistics of what will be restored. These are taken once and kept; of an image that is too large for
-that, or lazily loaded, those of the plane stand in.
+normalised by the statistics of what will be restored. These are taken once and kept. Where they would keep the user
+waiting, because the image is large or lazily loaded, those of the plane stand in, or of the region.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any
 
@@ -12,13 +13,13 @@ import numpy as np
 
 from napari_mdr._blocks import cut
 from napari_mdr._layers import Source, contrast_limits, engine_settings, placed
-from napari_mdr._model import Model, fit, output_info, restore
+from napari_mdr._model import ArrayLike, Model, fit, output_info, restore
 from napari_mdr._native import OnProgress
 
 #: Sides of the largest region that is previewed, in pixels; of a stack that is restored across Z.
 LARGEST_SIDE = 512
 LARGEST_SIDE_OF_STACK = 128
-#: Samples of the largest image whose statistics are taken for a preview.
+#: Bytes of the largest image whose statistics are taken for a preview, which is a matter of some tenths of a second.
 LARGEST_FIT = 1 << 27
 
 
@@ -51,26 +52,35 @@ class Preview:
         )
         flat = {letter: at for letter, at in position.items() if letter != "C" and not (letter == "Z" and stack)}
         plane = image.plane(flat)
-        model_of = image if whole and isinstance(image.data, np.ndarray) and image.data.size <= LARGEST_FIT else plane
-
-        key: tuple[Any, ...] = (source.axes, model.info["sha256"], repr(settings), channel)
-        key += () if model_of is image else tuple(sorted(flat.items()))
+        window = {letter: limited(bounds, stack) for letter, bounds in window.items()}
+        reads, keeps = cut(model, source.axes, plane.shape, window)
+        part = np.asarray(plane.data[reads])
+        key: tuple[Any, ...] = (source.axes, model.info["sha256"], repr(settings.get("normalization")), channel)
+        model_of = image.data
+        if not (whole and isinstance(model_of, np.ndarray) and size(model_of) <= LARGEST_FIT):
+            model_of = plane.data
+            key += tuple(flat.items())
+            if size(model_of) > LARGEST_FIT:
+                model_of = part
+                key += (str(reads),)
         if key != self._key or self._of is None or self._of() is not source.data:
 
             def go_on() -> Any:
                 return progress(0, 0)
 
-            self._fitted = fit(model_of.data, model, axes=source.axes, progress=go_on, **settings)
+            self._fitted = fit(model_of, model, axes=source.axes, progress=go_on, **settings)
             self._key, self._of = key, weakref.ref(source.data)
-        window = {letter: limited(bounds, stack) for letter, bounds in window.items()}
-        reads, keeps = cut(model, source.axes, plane.shape, window)
-        part = np.asarray(plane.data[reads])
         settings["fitted"] = self._fitted
         restored = restore(part, model, axes=source.axes, progress=progress, **settings)[keeps]
         info = output_info(model, source.axes, part.shape, **settings)
         shown = plane.part(window)
         properties = placed(shown, restored.shape, info, task, settings)
         return restored, {**source.kept, **properties, "rgb": False, "contrast_limits": contrast_limits(restored)}
+
+
+def size(array: ArrayLike) -> int:
+    """Bytes of an array, in memory or not."""
+    return math.prod(array.shape) * int(np.dtype(array.dtype).itemsize)
 
 
 def limited(bounds: tuple[int, int], stack: bool) -> tuple[int, int]:

@@ -32,20 +32,26 @@ def outcome(work: Callable[[], Any]) -> tuple[Any, str | None]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def in_thread(work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[str], None]) -> Any:
-    """Calls `work` in a thread, and then in the GUI thread `done` with what it returned, or `failed` with a message."""
+class InThread(QObject):
+    """Calls `work` in a thread, and then in the GUI thread `done` with what it returned, or `failed` with a message.
+    Neither is called once `owner` is gone, of which this is a part."""
 
-    def returned(found: tuple[Any, str | None]) -> None:
-        result, message = found
+    def __init__(
+        self, owner: QObject, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[str], None]
+    ) -> None:
+        super().__init__(owner)
+        self._done, self._failed = done, failed
+        self._worker: FunctionWorker[Any] = create_worker(outcome, work, _start_thread=False)
+        self._worker.returned.connect(self._returned)
+        self._worker.start()
+
+    def _returned(self, outcome: tuple[Any, str | None]) -> None:
+        result, message = outcome
+        self.deleteLater()
         if message is None:
-            done(result)
+            self._done(result)
         else:
-            failed(message)
-
-    worker: FunctionWorker[Any] = create_worker(outcome, work, _start_thread=False)
-    worker.returned.connect(returned)
-    worker.start()
-    return worker
+            self._failed(message)
 
 
 class Run(QObject):

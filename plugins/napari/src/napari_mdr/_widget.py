@@ -33,7 +33,7 @@ from napari_mdr._layers import Source, axes_of, restored_layer, source
 from napari_mdr._model import Model, output_info
 from napari_mdr._native import MdrError
 from napari_mdr._preview import Preview
-from napari_mdr._run import Run, in_thread
+from napari_mdr._run import InThread, Run
 
 if TYPE_CHECKING:
     import napari
@@ -272,7 +272,7 @@ class RestoreWidget(QWidget):
             self._use_model(None)
         else:
             self.facts.setText("loading…")
-            in_thread(lambda: Model.load(current), self._use_model, self._model_refused)
+            InThread(self, lambda: Model.load(current), self._use_model, self._model_refused)
 
     def _model_chosen(self, index: int) -> None:
         chosen = self.model.currentData()
@@ -422,7 +422,7 @@ class RestoreWidget(QWidget):
         self.bar.setRange(0, total)
         self.bar.setValue(done)
         if self._run is not None and not self._run.cancelled:
-            text = f"{done} of {total} tiles"
+            text = f"{done} of {total} tiles" if total else "starting…"
             self.status.setText(text if remaining is None else f"{text}, {seconds(remaining)} left")
 
     def _add(self, result: tuple[Any, dict[str, Any], str]) -> None:
@@ -471,7 +471,8 @@ class RestoreWidget(QWidget):
             self.status.setText(str(error))
             return
         whole = bool(self.extent.currentData())
-        self._preview_run = in_thread(
+        self._preview_run = InThread(
+            self,
             lambda: self._preview.restore(
                 image, position, window, whole, model, options, lambda *_: not self._preview_again
             ),
