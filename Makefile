@@ -31,7 +31,8 @@ export MDR_REQUIRE_TOOLS := 1
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 MAVEN := mvn --quiet --batch-mode --file plugins/fiji/pom.xml
 
-.PHONY: test test-engine test-arm64 test-training test-napari test-fiji napari-screenshot fiji lint setup system system-fiji system-arm64
+.PHONY: test test-engine test-arm64 test-training test-napari test-fiji napari-screenshot fiji lint setup system \
+	system-fiji system-arm64
 
 test: test-engine test-training test-napari test-fiji
 
