@@ -223,6 +223,9 @@ impl Default for Patches {
 pub struct Simulate {
     /// Part of the patches that is simulated; the others come from real pairs.
     pub fraction: f64,
+    /// Whether optics and camera are measured on the training pairs, whose references are then degraded as clean images
+    /// are. What was found replaces the ranges below, in the run folder's config too. Nothing where nothing is simulated.
+    pub calibrate: bool,
     /// Of the simulated windows, the part that shows phantoms instead of clean images.
     pub phantoms: f64,
     /// Side in pixels of the window that is degraded and normalised as a whole, as the engine does with an image.
@@ -309,6 +312,7 @@ impl Default for Simulate {
     fn default() -> Self {
         Self {
             fraction: 1.0,
+            calibrate: false,
             phantoms: 0.0,
             window: 256,
             patches_per_window: 8,
@@ -413,6 +417,8 @@ pub enum PixelLoss {
     L1,
     /// Mean squared error: the mean of what is possible.
     L2,
+    /// Logarithm of each patch's mean squared error; about a hundred times as large, in effect, as `L1`.
+    Psnr,
 }
 
 /// Networks and losses of DeblurGAN and CycleGAN, which share their generator: a ResNet with `net.features` features at
@@ -497,6 +503,9 @@ pub struct Train {
     pub warmup: u64,
     /// Decay of the moving average of the weights that validation, export and checkpoint selection use (0: none).
     pub ema: f64,
+    /// Of a run that goes on from a base, the part of the base's weights in those that are validated and exported; it
+    /// needs `ema`.
+    pub keep: f64,
     /// Arithmetic of the convolutions while training.
     pub precision: Precision,
     /// Steps between two validations, each followed by checkpoints.
@@ -518,6 +527,7 @@ impl Default for Train {
             final_learning_rate: 1e-6,
             warmup: 0,
             ema: 0.0,
+            keep: 0.0,
             precision: Precision::Auto,
             validate_every: 500,
             patience: 0,
@@ -652,6 +662,9 @@ impl Config {
              expected the first above 0 and the second from 0 to the first"
         );
         ensure!((0.0..1.0).contains(&ema), "train.ema = {ema}: expected 0 or a decay below 1, such as 0.999");
+        let keep = self.train.keep;
+        ensure!((0.0..1.0).contains(&keep), "train.keep = {keep}: expected 0 or a part below 1, such as 0.25");
+        ensure!(keep == 0.0 || ema > 0.0, "train.keep = {keep} is a part of the averaged weights: it needs train.ema");
         ensure!((1..=64).contains(&self.train.loader_threads), "train.loader_threads: expected 1 to 64");
         Ok(())
     }
@@ -663,6 +676,11 @@ impl Config {
     pub fn task_index(&self, task: Task) -> Result<usize> {
         let place = self.tasks.iter().position(|&known| known == task);
         place.with_context(|| format!("task {task} is not one of this run's"))
+    }
+
+    /// Part of the base's weights in the result: `train.keep`, where there is a base.
+    pub fn kept(&self) -> f64 {
+        if self.base.is_some() { self.train.keep } else { 0.0 }
     }
 
     /// Sides of the network's input must be a multiple of this.

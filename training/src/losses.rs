@@ -16,6 +16,15 @@ pub fn l2(restored: &Tensor, target: &Tensor, weight: &Tensor) -> Tensor {
     ((restored - target).square() * weight).mean(Kind::Float)
 }
 
+/// Mean over patches of the logarithm of their mean squared error, mean(w·ln(mean((restored − target)²) + ε)): PSNR but
+/// for sign and factor (Chen et al. 2022, "Simple Baselines for Image Restoration"). A patch counts by the part of its
+/// error that goes, so that the few with a large error do not take it all; `EPSILON` keeps empty ones from doing so.
+pub fn psnr(restored: &Tensor, target: &Tensor, weight: &Tensor) -> Tensor {
+    const EPSILON: f64 = 1e-5;
+    let error = (restored - target).square().mean_dim([1, 2, 3].as_slice(), true, Kind::Float);
+    ((error + EPSILON).log() * weight).mean(Kind::Float)
+}
+
 /// 1 − SSIM (Wang et al. 2004) with a uniform window of 7×7 pixels, weighted per patch; `range` (N, 1, 1, 1) is the data
 /// range of each patch.
 pub fn ssim(restored: &Tensor, target: &Tensor, range: &Tensor, weight: &Tensor) -> Tensor {
@@ -138,4 +147,37 @@ pub fn decorrelation(image: &Tensor, original: &Tensor) -> Tensor {
     let sum = |product: Tensor| product.sum_dim_intlist([2, 3].as_slice(), true, Kind::Float);
     let r = sum(&a * &b) / ((sum(a.square()) + 1e-6) * (sum(b.square()) + 1e-6)).sqrt();
     1f64 - r.mean(Kind::Float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn patches(values: [f32; 2]) -> Tensor {
+        let ones = Tensor::ones([2, 1, 8, 8], (Kind::Float, Device::Cpu));
+        ones * Tensor::from_slice(&values).reshape([2, 1, 1, 1])
+    }
+
+    #[test]
+    fn psnr_is_the_logarithm_of_each_patchs_error() {
+        let (weight, target) = (patches([1.0, 3.0]).narrow(2, 0, 1).narrow(3, 0, 1), patches([0.0, 0.0]));
+        let found = psnr(&patches([0.1, 0.2]), &target, &weight).double_value(&[]);
+        let expected = 0.5 * ((0.01f64 + 1e-5).ln() + 3.0 * (0.04f64 + 1e-5).ln());
+        assert!((found - expected).abs() < 1e-5, "{found}, expected {expected}");
+        // Nothing is gained where nothing is wrong, and no gradient is infinite there.
+        let restored = target.copy().set_requires_grad(true);
+        psnr(&restored, &target, &weight).backward();
+        assert_eq!(restored.grad().abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn ssim_falls_with_structure_and_further_where_it_is_reversed() {
+        let ramp = (Tensor::arange(256, (Kind::Float, Device::Cpu)) / 255.0).reshape([1, 1, 16, 16]);
+        let one = Tensor::ones([1, 1, 1, 1], (Kind::Float, Device::Cpu));
+        let loss = |restored: &Tensor| ssim(restored, &ramp, &one, &one).double_value(&[]);
+        assert!(loss(&ramp).abs() < 1e-6);
+        let (flat, reversed) = (Tensor::full_like(&ramp, 0.5), ramp.flip([2, 3]));
+        assert!(loss(&flat) > 0.5 && loss(&reversed) > loss(&flat), "{} {}", loss(&flat), loss(&reversed));
+    }
 }

@@ -25,7 +25,7 @@ impl Care {
         let net = |path: &tch::nn::Path| {
             UNet::new(path, &config.net, config.tasks.len(), &mut Pcg64Mcg::seed_from_u64(config.seed))
         };
-        let generator = Learner::new(device, config.train.ema, 0.9, net);
+        let generator = Learner::new(device, config.train.ema, 0.9, net).keeping(config.kept());
         Self { generator, kind: training_kind(config.train.precision, device) }
     }
 }

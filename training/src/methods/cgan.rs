@@ -42,7 +42,7 @@ impl Cgan {
         let mut rng = Pcg64Mcg::seed_from_u64(config.seed);
         let mut net_rng = Pcg64Mcg::seed_from_u64(rng.random());
         let net = |path: &nn::Path| UNet::new(path, &config.net, tasks, &mut rng.clone());
-        let generator = Learner::new(device, config.train.ema, 0.9, net);
+        let generator = Learner::new(device, config.train.ema, 0.9, net).keeping(config.kept());
         let judges = if loss.lambda_adversarial > 0.0 || loss.lambda_features > 0.0 { tasks } else { 0 };
         let mut judge = |path: &nn::Path| PatchDiscriminator::new(path, 2, discriminator, &mut net_rng);
         let discriminators = (0..judges).map(|_| Learner::new(device, 0.0, *beta_1, &mut judge)).collect();
@@ -85,6 +85,7 @@ impl Method for Cgan {
         let pixel = match loss.pixel {
             PixelLoss::L1 => losses::l1(&restored, target, weight),
             PixelLoss::L2 => losses::l2(&restored, target, weight),
+            PixelLoss::Psnr => losses::psnr(&restored, target, weight),
         };
         let mut terms = vec![("loss_pixel", loss.lambda_pixel, pixel)];
         if loss.lambda_ssim > 0.0 {
@@ -148,6 +149,29 @@ mod tests {
         let untouched = changed(&method.state());
         method.step(&batch, 1e-3);
         assert_eq!(untouched(&method.state()), ["generator"]);
+    }
+
+    #[test]
+    fn what_is_kept_of_the_base_lies_in_the_average() {
+        let mut method = Cgan::new(&smoke("cgan", &["train.ema=1e-6", "train.keep=0.25", "base=denoise"]), Device::Cpu);
+        let part = |method: &Cgan, part: &str| -> State {
+            let prefix = format!("generator.{part}.");
+            let named = |(name, tensor): (String, Tensor)| {
+                Some((name.strip_prefix(&prefix)?.to_owned(), tensor.detach().copy()))
+            };
+            method.state().into_iter().filter_map(named).collect()
+        };
+        let base: State = part(&method, "net").into_iter().map(|(name, tensor)| (name, tensor * 1.5 + 0.01)).collect();
+        method.begin_with(&base).unwrap();
+        method.step(&batch(32), 1e-2);
+        let (learnt, averaged) = (part(&method, "net"), part(&method, "averaged"));
+        assert_eq!(averaged.len(), base.len());
+        for (name, base) in &base {
+            assert!(!learnt[name].equal(base), "{name} has learnt");
+            let expected = &learnt[name] * 0.75 + base * 0.25;
+            let difference = (&averaged[name] - expected).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "{name}: {difference}");
+        }
     }
 
     #[test]
