@@ -4,14 +4,14 @@
 //!
 //! Order, as in a microscope: magnification, band limit, optics (`[simulate.widefield]` blur and haze, `[simulate.axial]`
 //! a PSF that is long along Y, which plays the part of Z, and few rows), photons and background (Poisson), excess noise of
-//! an EMCCD, read noise, then what software does: resampling, clipping, 8 bit. Where there are optics, gain and offset of
-//! the target are fitted to the degraded window, as those of a real pair are.
+//! an EMCCD, read noise, then what software does: resampling, clipping, 8 bit. Where there are optics, the target comes to
+//! the scale of the network as that of a real pair does (`data.match_intensity`).
 
 use crate::config::{Axial, Data, Simulate, Widefield};
-use crate::pairs::{Plane, match_intensity};
+use crate::pairs::{Plane, match_intensity, normalized};
 use anyhow::Result;
 use mdr::simulate::{Phantom, phantom};
-use mdr::{Image, metrics};
+use mdr::{Image, Task, metrics};
 use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64Mcg;
@@ -70,7 +70,12 @@ pub fn window<'a>(
     let mut target = clean;
     fitted.apply(&mut target.samples);
     if settings.widefield.is_some() || settings.axial.is_some() {
-        match_intensity(&mut target.samples, &image.samples)?;
+        let task = if settings.axial.is_some() { Task::Axial } else { Task::SuperResolve };
+        if data.matches_intensity(task) {
+            match_intensity(&mut target.samples, &image.samples)?;
+        } else {
+            target = normalized(target, data)?;
+        }
     }
     let range = metrics::percentile(&target.samples, 99.9)? - metrics::percentile(&target.samples, 0.1)?;
     let weight = range.max(0.05).powf(-settings.weight_by_range) as f32;

@@ -9,6 +9,7 @@ pub mod augment;
 pub mod base;
 pub mod base64;
 pub mod benchmark;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod config;
 pub mod degrade;

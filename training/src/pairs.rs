@@ -269,9 +269,10 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
     // Images are read only where they are of use: pairs are to validate on always; clean images are to be degraded, or
     // for methods without pairs, which alone have a use for degraded ones.
     let fraction = config.simulate.as_ref().map_or(0.0, |simulate| simulate.fraction);
+    let calibrate = config.simulate.as_ref().is_some_and(|simulate| simulate.calibrate && simulate.fraction > 0.0);
     let unpaired = config.method.unpaired();
     let wanted = |entry: &&Entry| match (&entry.reference, &entry.degraded) {
-        (Some(_), Some(_)) => fraction < 1.0 || split != Split::Train,
+        (Some(_), Some(_)) => fraction < 1.0 || calibrate || split != Split::Train,
         (Some(_), None) => fraction > 0.0 || unpaired || config.augment.is_some(),
         _ => unpaired,
     };
@@ -294,6 +295,11 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
                     input.info.shape,
                     reference.info.shape
                 );
+                if calibrate && split == Split::Train {
+                    let mut clean = reference.clone();
+                    unit_scale(&mut clean.samples).with_context(|| name.clone())?;
+                    images.clean.extend(planes(&clean).into_iter().enumerate().map(single));
+                }
                 normalize(reference, &config.data)?;
                 if config.data.matches_intensity(config.tasks[task]) {
                     match_intensity(&mut reference.samples, &input.samples)

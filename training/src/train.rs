@@ -3,10 +3,11 @@
 
 use crate::augment;
 use crate::base;
+use crate::calibrate::calibrate;
 use crate::checkpoint::{self, Position};
 use crate::config::{Config, Split};
 use crate::methods::{Batch, Losses, Method, State};
-use crate::pairs::{self, Entry};
+use crate::pairs::{self, Entry, Images};
 use crate::patches::{Loader, Sampler};
 use crate::tensorboard::Events;
 use crate::validate::{Measured, Validation};
@@ -144,6 +145,16 @@ fn prepared(config: &Config, device: Device) -> Result<Box<dyn Method>> {
     Ok(method)
 }
 
+/// The config with what `simulate.calibrate` found in the training pairs, also in the run folder.
+fn calibrated(config: &Config, images: &Images, run: &RunFolder) -> Result<Config> {
+    let mut config = config.clone();
+    if let Some(simulate) = config.simulate.as_mut().filter(|simulate| simulate.calibrate && simulate.fraction > 0.0) {
+        calibrate(simulate, config.tasks[0], images.pairs.iter())?;
+        write(&run.config(), config.to_toml()?.as_bytes())?;
+    }
+    Ok(config)
+}
+
 #[allow(clippy::too_many_arguments, reason = "the two callers above are its only ones")]
 fn go_on(
     config: &Config,
@@ -156,8 +167,9 @@ fn go_on(
     device: Device,
     stop: &dyn Fn(u64) -> bool,
 ) -> Result<Outcome> {
-    let settings = &config.train;
     let mut images = pairs::load(entries, Split::Train, config, data)?;
+    let config = &calibrated(config, &images, run)?;
+    let settings = &config.train;
     let validation = Validation::new(config, pairs::load(entries, Split::Val, config, data)?)?;
     let (real, clean) = (images.pairs.len(), images.clean.len());
     let mut progress = Progress::new(settings.steps, position.step);

@@ -96,6 +96,23 @@ fn a_resumed_run_ends_as_if_it_had_never_stopped() {
 }
 
 #[test]
+fn what_calibration_found_stands_in_the_run_folder() {
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 4);
+    let changes = ["simulate.fraction=0.5", "simulate.calibrate=true", "train.steps=4", "train.validate_every=2"];
+    let config = common::smoke(&changes);
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::new(&folder.path().join("run"));
+    let photons = || Config::load(&run.config(), &[]).unwrap().simulate.unwrap().photons;
+    train::start(&config, data.path(), &run, Device::Cpu, &|step| step == 3).unwrap();
+    // The camera of `write_data` has 20 at the bright end.
+    let found = photons();
+    assert!(12.0 < found[0] && found[0] < found[1] && found[1] < 32.0, "{found:?}");
+    assert!(train::resume(data.path(), &run, Device::Cpu, &|_| false).unwrap().finished);
+    assert_eq!(photons(), found);
+}
+
+#[test]
 fn nan_stops_the_run_and_leaves_the_last_good_checkpoint() {
     let data = tempfile::tempdir().unwrap();
     common::write_data(data.path(), 2);
