@@ -234,7 +234,8 @@ pub(super) struct Planes<F> {
     call: F,
     /// Of one plane.
     buffer: Buffer,
-    /// What `buffer` leads to: four bytes for each sample, whatever its type.
+    /// What `buffer` leads to: four bytes for each sample, whatever its type. Empty until the first plane, so that a
+    /// run which is refused has taken none.
     memory: Vec<u32>,
 }
 
@@ -246,13 +247,17 @@ impl<F: FnMut(PlaneIndex, *mut c_void) -> bool> Planes<F> {
     pub fn new(pixel_type: MdrPixelType, grid: &Grid, call: F) -> std::result::Result<Self, Failure> {
         let info = grid.info(engine_type(pixel_type))?;
         let plane = Grid { letters: vec!['Y', 'X'], lengths: vec![info.shape.y, info.shape.x] };
-        let mut memory = Vec::new();
+        let mut memory = Vec::<u32>::new();
         memory.try_reserve_exact(plane.len()?).map_err(|_| {
             Error::InvalidOption(format!("a plane of {} by {} pixels exceeds the memory", info.shape.y, info.shape.x))
         })?;
-        memory.resize(plane.len()?, 0);
         let buffer = Buffer::new(memory.as_mut_ptr().cast(), pixel_type, &plane, None, "plane")?;
         Ok(Self { info, call, buffer, memory })
+    }
+
+    /// Fills the memory that `new` has reserved, which therefore stays where it is.
+    fn fill(&mut self) {
+        self.memory.resize(self.info.shape.plane_len(), 0);
     }
 
     fn call(&mut self, index: PlaneIndex) -> Result<()> {
@@ -266,6 +271,7 @@ impl<F: FnMut(PlaneIndex, *mut c_void) -> bool> PlaneSource for Planes<F> {
     }
 
     fn read_plane(&mut self, index: PlaneIndex, samples: &mut [f32]) -> Result<()> {
+        self.fill();
         self.call(index)?;
         self.buffer.read_plane(PLANE, samples)
     }
@@ -273,6 +279,7 @@ impl<F: FnMut(PlaneIndex, *mut c_void) -> bool> PlaneSource for Planes<F> {
 
 impl<F: FnMut(PlaneIndex, *mut c_void) -> bool> PlaneSink for Planes<F> {
     fn write_plane(&mut self, index: PlaneIndex, samples: &[f32]) -> Result<()> {
+        self.fill();
         self.buffer.write_plane(PLANE, samples)?;
         self.call(index)
     }

@@ -1,5 +1,5 @@
 """Restores a zarr array block by block on a dask cluster: one that runs already (--scheduler), or processes on this
-machine. No machine ever holds the whole image.
+machine. No machine ever holds the whole image; this one, which takes the statistics, holds a plane of it.
 
     python restore_zarr.py noisy.zarr restored.zarr --workers 4
     python restore_zarr.py noisy.zarr restored.zarr --scheduler tcp://head-node:8786 --axes TCZYX

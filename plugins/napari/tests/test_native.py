@@ -76,6 +76,36 @@ def test_errors_of_options_and_shapes():
         Model.from_bytes(b"", "rubbish")
 
 
+def test_what_exceeds_the_memory_limit_is_refused_before_memory_is_taken():
+    code = """
+import resource
+import numpy as np
+from napari_mdr import MdrError, restore
+
+class Huge:
+    shape, dtype = (20000, 20000), np.dtype("u2")
+
+class Out:
+    shape, dtype = (20000, 20000), np.dtype("f4")
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+restore(np.zeros((64, 64), "u2"))
+before = peak()
+try:
+    restore(Huge(), out=Out())
+except MdrError as error:
+    print(error)
+print((peak() - before) // 1024, "MB")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    message, memory = ended.stdout.splitlines()
+    assert "memory limit 2048 MB" in message
+    if sys.platform == "linux":
+        assert int(memory.split()[0]) < 100
+
+
 def test_models_are_freed():
     content = mean_model()
 
