@@ -219,11 +219,10 @@ fn least_squares(columns: &[Vec<f64>], y: &[f64]) -> Vec<f64> {
             rows[pivot].fill(0.0);
             continue;
         }
-        for other in (0..n).filter(|&other| other != pivot) {
-            let factor = rows[other][pivot] / rows[pivot][pivot];
-            for k in 0..=n {
-                rows[other][k] -= factor * rows[pivot][k];
-            }
+        let taken = rows[pivot].clone();
+        for row in rows.iter_mut().enumerate().filter(|(other, _)| *other != pivot).map(|(_, row)| row) {
+            let factor = row[pivot] / taken[pivot];
+            row.iter_mut().zip(&taken).for_each(|(sample, taken)| *sample -= factor * taken);
         }
     }
     (0..n).map(|i| if rows[i][i] > 0.0 { rows[i][n] / rows[i][i] } else { 0.0 }).collect()

@@ -253,7 +253,7 @@ impl Winograd {
     /// Runs of tiles in each of so many rows of tiles. A few runs more than the cache asks for leave no thread idle.
     pub(super) fn runs(&self, columns: usize, rows: usize, threads: usize) -> usize {
         let tiles = self.tiles(1, 0..columns).len();
-        let even = |runs: &usize| rows * runs % threads == 0 || rows * runs >= 4 * threads;
+        let even = |runs: &usize| (rows * runs).is_multiple_of(threads) || rows * runs >= 4 * threads;
         let (fewest, most) = (tiles.div_ceil(self.run).max(1), tiles.div_ceil(self.pixels).max(1));
         (fewest..=most).find(even).unwrap_or(most)
     }
