@@ -295,6 +295,18 @@ def test_settings_are_remembered(viewer, qtbot):
     assert again.extent.currentText() == "current plane"
 
 
+def test_settings_are_written_when_they_change(viewer, qtbot, monkeypatch):
+    viewer.add_image(noisy(32, 32))
+    widget = open_widget(viewer)
+    written, settings = [], widget._settings
+    monkeypatch.setattr(widget, "_settings", lambda: written.append(True) or settings())
+    widget.run_button.click()
+    finished(qtbot, widget)
+    assert not written
+    widget.tile.setValue(256)
+    assert len(written) == 1
+
+
 def test_settings_that_are_damaged_are_ignored(viewer, qtbot):
     from napari_mdr._widget import RestoreWidget
 

@@ -57,6 +57,7 @@ class RestoreWidget(QWidget):
         self._preview_again = False
         self._axes_of: Any = None
         self._recalled = BUILTIN
+        self._remembered = ""
         self._build()
         self._timer = QTimer(self, interval=PREVIEW_DELAY_MS, singleShot=True)
         self._timer.timeout.connect(self._start_preview)
@@ -369,7 +370,10 @@ class RestoreWidget(QWidget):
             "expert": self.expert.isChecked(),
             **{name: getattr(self, name).value() for name in ("tile", "overlap", "threads", "memory")},
         }
-        self._settings().setValue("last", json.dumps(kept))
+        text = json.dumps(kept)
+        if text != self._remembered:  # Qt waits for the disk, in this thread
+            self._remembered = text
+            self._settings().setValue("last", text)
 
     def _recall(self) -> None:
         try:
