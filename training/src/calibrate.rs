@@ -1,14 +1,15 @@
 //! Pairs → what makes such a degraded image out of such a reference, for `[simulate]`: a few real pairs say how strong
-//! blur, haze and noise are, and clean images degraded in the same way are then as good as many more pairs.
+//! blur, haze and noise are, so that clean images can be degraded as they were. Whether a restorer gains by that is to be
+//! measured: training/README.md.
 //!
 //! Of each pair, the model degraded ≈ offset + gain·optics(reference) is fitted by least squares. `[simulate.widefield]`:
 //! optics = G(sigma) + haze·G(haze_sigma); `[simulate.axial]`: G(sigma·step along Y, lateral_sigma along X) at the rows
 //! that are no linear interpolation of others, whose distance is the step (where there are none at whole pixels, the step
-//! stays as it was); else the identity. Gain, offset and haze are a linear problem, the sigmas
-//! a search around it. What is left is noise, whose variance is a line over the model's intensity (Poisson–Gaussian:
-//! Foi et al. 2008): variance = grey·(intensity − black), grey being the grey values of a photon. It is measured
-//! on differences of neighbours along X, in which what the model misses of smooth structure drops out; noise that is
-//! correlated along X would be taken for weaker than it is.
+//! stays as it was); else the identity. Gain, offset and haze are a linear problem, the sigmas a search around it. What is
+//! left is noise, whose variance is a line over the model's intensity (Poisson–Gaussian: Foi et al. 2008):
+//! variance = grey·(intensity − black), grey being the grey values of a photon. It is measured on differences of
+//! neighbours along X, in which what the model misses of smooth structure drops out; noise that is correlated along X
+//! would be taken for weaker than it is.
 //!
 //! The ranges that are drawn from in training are those found among the pairs.
 
