@@ -21,6 +21,20 @@ def noisy(*shape: int, seed: int = 1) -> np.ndarray[Any, np.dtype[np.uint16]]:
     return rng.poisson(20 + 15 * np.sin(x / 5), shape).astype(np.uint16)
 
 
+class Stored:
+    """An array that is not in memory, as far as one can tell: notes how many samples are read at a time."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self.read: list[int] = []
+
+    def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
+        found = self.array[key]
+        self.read.append(found.size)
+        return found
+
+
 def network(nodes: list[Any], constants: dict[str, Any], metadata: dict[str, str]) -> bytes:
     """An .onnx file that takes and gives N, C, Y, X of one channel."""
     from onnx import TensorProto, helper, numpy_helper

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import mean_model, menu_action, noisy, upsampling_model
+from conftest import Stored, mean_model, menu_action, noisy, upsampling_model
 from napari_mdr import MdrError, Model, restore
 from napari_mdr._commands import TITLES, run
 from napari_mdr._layers import restored_layer, source
@@ -201,21 +201,12 @@ def test_a_part_of_what_is_not_in_memory_is_read_when_it_is_restored():
     from napari.layers import Image
 
     image = noisy(3, 4, 40, 50)
-    read = []
-
-    class Stored:
-        shape, dtype, ndim = image.shape, image.dtype, image.ndim
-
-        def __getitem__(self, key):
-            read.append(image[key].size)
-            return image[key]
-
     layer = source(Image(image, axis_labels=("z", "c", "y", "x")))
-    layer.data = Stored()
+    layer.data = Stored(image)
     part = layer.part({"C": (1, 3)}).part({"Z": (1, 3)}).plane({"C": 1})
-    assert not read
+    assert not layer.data.read
     restored, *_ = restored_layer(part, Model.builtin())
-    assert set(read) == {40 * 50}
+    assert set(layer.data.read) == {40 * 50}
     assert np.array_equal(restored, restore(image[1:, 2:3], axes="ZCYX"))
 
 

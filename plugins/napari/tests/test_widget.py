@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import mean_model, menu_action, noisy
+from conftest import Stored, mean_model, menu_action, noisy
 from napari.layers import Image
 from napari_mdr import Model, _preview, fit, restore
 from napari_mdr._commands import run
@@ -246,25 +246,16 @@ def test_what_the_preview_reads(monkeypatch):
     image = noisy(3, 600, 500)
     image[1:] *= 4
     image[:, 300:] *= 4
-    read = []
-
-    class Stored:
-        shape, dtype, ndim = image.shape, image.dtype, image.ndim
-
-        def __getitem__(self, key):
-            read.append(image[key].size)
-            return image[key]
-
     model, alone = Model.builtin(), restore(image[:1])[:, :64, :64]
     assert_alike(preview_of(image, model, {"Z": 0}), restore(image)[:1, :64, :64])
     assert_alike(preview_of(image, model, {"Z": 0}, whole=False), alone)
-    assert_alike(preview_of(Stored(), model, {"Z": 0}), alone)
+    assert_alike(preview_of(Stored(image), model, {"Z": 0}), alone)
     monkeypatch.setattr(_preview, "LARGEST_FIT", image[0].nbytes)
     assert_alike(preview_of(image, model, {"Z": 0}), alone)
     monkeypatch.setattr(_preview, "LARGEST_FIT", image[0].nbytes - 1)
-    read.clear()
-    found = preview_of(Stored(), model, {"Z": 0})
-    assert max(read) < image[0].size / 2
+    stored = Stored(image)
+    found = preview_of(stored, model, {"Z": 0})
+    assert max(stored.read) < image[0].size / 2
     halo = model.info["halo"] + model.info["tile_multiple"]
     assert_alike(found, restore(image[:1, : 64 + halo, : 64 + halo])[:, :64, :64])
 
