@@ -318,8 +318,8 @@ mdr_output_shape (
  *  from `input`, which is the sample of index 0 along every axis; NULL if there are no gaps and the last axis runs
  *  fastest.
  *  `options`: JSON object; may be NULL.
- *  `progress`: called in the calling thread, at the start and after every tile, with the tiles done, the tiles in all,
- *  and `user`; 0 cancels, anything else goes on; may be NULL.
+ *  `progress`: called in the calling thread, at the start, after every tile and every 50 ms between, with the work done
+ *  and the work in all, in hundredths of a tile, and `user`; 0 cancels, anything else goes on; may be NULL.
  *  `user`: handed to `progress`; may be NULL.
  *  `output`: receives the result without gaps, axes in the order of `axes`, lengths of `mdr_output_shape`; must not
  *  overlap `input`, the gaps between its samples included.
@@ -356,8 +356,8 @@ mdr_restore (
  *  `axes`: axes of the image.
  *  `shape`: length of each axis.
  *  `options`: JSON object; may be NULL.
- *  `progress`: called in the calling thread, at the start and after every tile, with the tiles done, the tiles in all,
- *  and `user`; 0 cancels, anything else goes on; may be NULL.
+ *  `progress`: called in the calling thread, at the start, after every tile and every 50 ms between, with the work done
+ *  and the work in all, in hundredths of a tile, and `user`; 0 cancels, anything else goes on; may be NULL.
  *  `user`: handed to `read`, `progress` and `write`; may be NULL.
  *  `write`: takes a plane of the result, whose lengths are those of `mdr_output_shape`; called once for each, in the
  *  order T, Z, C, C running fastest.

@@ -78,7 +78,7 @@ pub(crate) fn restore_stack(
     let slices = [Slices::shape(volume, 'Y'), Slices::shape(volume, 'X')];
     let mut total = 0;
     for shape in slices {
-        total += restore::count_tiles(model, &ImageInfo::new(shape, PixelType::F32), &rest)?;
+        total += restore::total(model, &ImageInfo::new(shape, PixelType::F32), &rest)?;
     }
     total *= input.shape.t as u64;
     let fitted = restore::fit(model, source, options, &mut || progress(Progress { done: 0, total }))?;
@@ -92,12 +92,12 @@ pub(crate) fn restore_stack(
         for across in ['Y', 'X'] {
             let mut slices = Slices::new(&isotropic, across);
             let mut average = Average { stack: &mut mean, volume, across };
-            let mut tiles = 0;
+            let mut part = 0;
             restore::run(model, &mut slices, &mut average, &rest, &fitted, &mut |report| {
-                tiles = report.total;
+                part = report.total;
                 progress(Progress { done: before + report.done, total })
             })?;
-            before += tiles;
+            before += part;
         }
         let mean = Image::new(info.clone(), mean)?;
         for z in 0..volume.z {

@@ -13,7 +13,7 @@
 use crate::axial;
 use crate::blend::Canvas;
 use crate::model::Task;
-use crate::network::RunOptions;
+use crate::network::{RunOptions, Watch};
 use crate::normalize::Fitted;
 use crate::tiling::{AxisTiling, Constraint, reflect};
 use crate::{
@@ -22,8 +22,9 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Options of one restoration; `Default` is right for nearly all. As JSON: an object with these names, all optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,16 +82,17 @@ impl RestoreOptions {
 /// The default of [`RestoreOptions::memory_limit_mb`].
 pub const DEFAULT_MEMORY_LIMIT_MB: u64 = 2048;
 
-/// How far a restoration is.
+/// How far a restoration is, in hundredths of a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Tiles done.
+    /// What is done.
     pub done: u64,
-    /// Tiles in all.
+    /// What there is in all.
     pub total: u64,
 }
 
-/// Called from the calling thread, at the start and after every tile; returning `false` cancels.
+/// Called from the calling thread, at the start, after every tile and, while tiles are at work, every 50 ms; returning
+/// `false` cancels.
 pub type OnProgress<'a> = &'a mut dyn FnMut(Progress) -> bool;
 
 /// What the result will be: shape, pixel size, provenance; pixel type F32.
@@ -207,14 +209,14 @@ pub fn restore_planes(
     if options.is_axial(model) {
         return axial::restore_stack(model, source, &output, sink, options, progress);
     }
-    let total = count_tiles(model, source.info(), options)?;
+    let total = total(model, source.info(), options)?;
     let fitted = fit(model, source, options, &mut || progress(Progress { done: 0, total }))?;
     run(model, source, sink, options, &fitted, progress)
 }
 
-/// How many tiles [`run`] will run.
-pub(crate) fn count_tiles(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<u64> {
-    Ok(Plan::new(model, input, options)?.total())
+/// What [`run`] will report as the whole.
+pub(crate) fn total(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<u64> {
+    Ok(Plan::new(model, input, options)?.parts())
 }
 
 /// Takes the statistics by which [`restore_planes`] normalises, one for each channel to be restored: what
@@ -260,11 +262,11 @@ pub(crate) fn run(
     progress: OnProgress,
 ) -> Result<()> {
     let plan = Plan::new(model, source.info(), options)?;
-    let mut report = Progress { done: 0, total: plan.total() };
+    let mut report = Progress { done: 0, total: plan.parts() };
     let mut go_on = |report: Progress| if progress(report) { Ok(()) } else { Err(Error::Cancelled) };
     go_on(report)?;
 
-    let stop = AtomicBool::new(false);
+    let watch = Watch::default();
     let (to_workers, jobs) = mpsc::channel::<Job>();
     let (to_caller, results) = mpsc::channel::<(Job, Result<Vec<f32>>)>();
     let jobs = Mutex::new(jobs);
@@ -272,17 +274,17 @@ pub(crate) fn run(
         let mut workers = Vec::with_capacity(plan.threads);
         for _ in 0..plan.threads {
             let to_caller = to_caller.clone();
-            let (jobs, stop, plan) = (&jobs, &stop, &plan);
+            let (jobs, watch, plan) = (&jobs, &watch, &plan);
             workers.push(scope.spawn(move || {
                 let mut input = Vec::new();
                 loop {
                     let job = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
                     let Ok(job) = job else { return };
-                    if stop.load(Ordering::Relaxed) {
+                    if watch.stopped() {
                         return;
                     }
                     // A worker that died would be waited for.
-                    let output = catch_unwind(AssertUnwindSafe(|| plan.run(model, &job, &mut input)))
+                    let output = catch_unwind(AssertUnwindSafe(|| plan.run(model, &job, &mut input, watch)))
                         .unwrap_or_else(|_| Err(Error::Inference("a worker panicked".into())));
                     if to_caller.send((job, output)).is_err() {
                         return;
@@ -311,16 +313,25 @@ pub(crate) fn run(
                     open.write(&plan, fitted, sink)?;
                     continue;
                 }
-                let (job, output) =
-                    results.recv().map_err(|_| Error::Inference("a worker stopped without a result".into()))?;
+                let (job, output) = match results.recv_timeout(INTERVAL) {
+                    Ok(result) => result,
+                    Err(RecvTimeoutError::Timeout) => {
+                        report.done = watch.done();
+                        go_on(report)?;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => {
+                        return Err(Error::Inference("a worker stopped without a result".into()));
+                    }
+                };
                 under_way -= 1;
                 let open = waiting.iter_mut().find(|open| Arc::ptr_eq(&open.unit, &job.unit));
                 open.expect("a unit stays open until its last tile").take(&plan, job.tile, output?);
-                report.done += 1;
+                report.done = watch.done();
                 go_on(report)?;
             }
         })();
-        stop.store(true, Ordering::Relaxed);
+        watch.stop();
         drop(to_workers);
         // The scope would wait for the end of their work alone; a host may unload the library right after this call.
         let panicked = workers.into_iter().filter_map(|worker| worker.join().err()).count();
@@ -513,8 +524,14 @@ impl Plan {
         self.groups() * self.tile_counts().iter().product::<usize>()
     }
 
+    /// Tiles in all.
     fn total(&self) -> u64 {
         self.units().len() as u64 * self.tiles_per_unit() as u64
+    }
+
+    /// The same in hundredths of a tile.
+    fn parts(&self) -> u64 {
+        self.total().saturating_mul(Watch::TILE)
     }
 
     /// The planes of every unit, in the order in which planes are written.
@@ -533,7 +550,7 @@ impl Plan {
     }
 
     /// Cuts a tile, pads it, and runs the network: samples in the order C, Z, Y, X. `input` is reused.
-    fn run(&self, model: &Model, job: &Job, input: &mut Vec<f32>) -> Result<Vec<f32>> {
+    fn run(&self, model: &Model, job: &Job, input: &mut Vec<f32>, watch: &Watch) -> Result<Vec<f32>> {
         let (group, index) = self.position(job.tile);
         let reads = [0, 1, 2].map(|axis| self.tilings[axis].spans[index[axis]].read.clone());
         let lengths = job.unit.lengths;
@@ -542,7 +559,7 @@ impl Plan {
         let mut output = Vec::new();
         if tile == lengths {
             let samples = self.together * lengths.iter().product::<usize>();
-            network.run_into(&job.unit.samples[group * samples..][..samples], tile, &mut output, self.run)?;
+            network.run_into(&job.unit.samples[group * samples..][..samples], tile, &mut output, self.run, watch)?;
             return Ok(output);
         }
         input.clear();
@@ -558,16 +575,19 @@ impl Plan {
                 }
             }
         }
-        network.run_into(input, tile, &mut output, self.run)?;
+        network.run_into(input, tile, &mut output, self.run, watch)?;
         Ok(output)
     }
 }
+
+/// How long a caller that could cancel is not asked.
+const INTERVAL: Duration = Duration::from_millis(50);
 
 /// No tile is chosen larger than this where tract runs it: beyond it halos cost little, and touching new memory costs
 /// a lot.
 const LARGEST_TILE: usize = 640;
 
-/// The same where memory hardly depends on the tile; still, progress is seen and a run can be cancelled between tiles.
+/// The same where memory hardly depends on the tile.
 const LARGEST_STREAMED_TILE: usize = 4096;
 
 /// Threads that memory is planned for before it is known how many there are.

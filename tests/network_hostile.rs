@@ -6,7 +6,7 @@
 mod common;
 
 use common::*;
-use mdr::network::{Network, RunOptions};
+use mdr::network::{Network, RunOptions, Watch};
 use prost::Message;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -389,7 +389,8 @@ fn one_tile_after_another_needs_no_new_memory() {
     let network = Network::from_onnx("U-Net", &unet(2, 8)).expect("a good network");
     let (image, tile) = (noise(7, 96 * 160), [1, 96, 160]);
     let mut output = vec![];
-    let mut run = || network.run_into(&image, tile, &mut output, RunOptions::default()).expect("runs");
+    let watch = Watch::default();
+    let mut run = || network.run_into(&image, tile, &mut output, RunOptions::default(), &watch).expect("runs");
     run();
     let (peak, ()) = peak_of(|| (0..3).for_each(|_| run()));
     assert_eq!(peak, 0, "bytes above those of the first tile");
@@ -422,7 +423,7 @@ fn a_tile_allocates_nothing_after_the_first() {
         let mut output = Vec::new();
         let mut calls = || {
             let before = CALLS.get();
-            network.run_into(&tile, [1, 96, 80], &mut output, RunOptions::default()).expect("a run");
+            network.run_into(&tile, [1, 96, 80], &mut output, RunOptions::default(), &Watch::default()).expect("a run");
             CALLS.get() - before
         };
         assert!(calls() > 0, "{name}: the counter counts");

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Numbers, beads, identity, mean3, mean3_3d, noise, unet, upsample2, with_metadata};
+use mdr::network::{RunOptions, Watch};
 use mdr::{Error, Image, ImageInfo, Model, Normalization, PixelType, RestoreOptions, Shape, Task, restore};
 
 fn model(bytes: &[u8]) -> Model {
@@ -46,7 +47,7 @@ fn tiles_cannot_be_seen() {
         };
         let mut tiles = 0;
         let found = restore(model, &image, &options, &mut |progress| {
-            tiles = progress.total;
+            tiles = progress.total / Watch::TILE;
             true
         })
         .expect("tiled");
@@ -236,7 +237,7 @@ fn the_memory_limit_is_kept_or_the_run_refused() {
     let limited = RestoreOptions { memory_limit_mb: Some(38), ..RestoreOptions::default() };
     let mut tiles = 0;
     let found = restore(&unet, &image, &limited, &mut |progress| {
-        tiles = progress.total;
+        tiles = progress.total / Watch::TILE;
         true
     });
     assert!(relative_difference(&found.expect("restored"), &expected) <= 1e-5);
@@ -253,7 +254,7 @@ fn a_model_that_looks_at_the_whole_image_is_not_tiled() {
     let options = RestoreOptions { tile: Some(16), ..RestoreOptions::default() };
     let mut tiles = 0;
     restore(&model, &image, &options, &mut |progress| {
-        tiles = progress.total;
+        tiles = progress.total / Watch::TILE;
         true
     })
     .expect("restored");
@@ -302,4 +303,36 @@ fn cancelling_ends_the_run() {
     });
     assert!(matches!(outcome, Err(Error::Cancelled)));
     assert!(calls < 12, "{calls} calls");
+}
+
+#[test]
+fn a_run_of_one_tile_shows_how_far_it_is_and_stops_when_asked() {
+    let unet = model(&unet(2, 16));
+    let image = Image::from_plane(1800, 1800, beads(1800, 1800, 4)).expect("length fits");
+    let options = RestoreOptions { tile: Some(1800), threads: Some(2), ..RestoreOptions::default() };
+    let mut seen = vec![];
+    restore(&unet, &image, &options, &mut |progress| {
+        assert_eq!(progress.total, Watch::TILE);
+        seen.push(progress.done);
+        true
+    })
+    .expect("restored");
+    assert!(seen.is_sorted() && seen.last() == Some(&Watch::TILE), "{seen:?}");
+    assert!(seen.iter().any(|&done| 0 < done && done < Watch::TILE), "{seen:?}");
+
+    let mut last = 0;
+    let stopped = restore(&unet, &image, &options, &mut |progress| {
+        last = progress.done;
+        last == 0
+    });
+    assert!(matches!(stopped, Err(Error::Cancelled)));
+    assert!(last < Watch::TILE, "it was over before it was stopped");
+
+    let watch = Watch::default();
+    let (mut output, run) = (vec![], RunOptions { threads: 2, ..RunOptions::default() });
+    unet.network().run_into(&image.samples, [1, 1800, 1800], &mut output, run, &watch).expect("runs");
+    assert_eq!(watch.done(), Watch::TILE);
+    watch.stop();
+    let stopped = unet.network().run_into(&image.samples, [1, 1800, 1800], &mut output, run, &watch);
+    assert!(matches!(stopped, Err(Error::Cancelled)));
 }

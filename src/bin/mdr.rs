@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::montage::{Panel, montage};
+use mdr::network::Watch;
 use mdr::restore::{output_info, restore_planes};
 use mdr::simulate::{Camera, Phantom, phantom};
 use mdr::tiff_io::{TiffReader, TiffWriter, read_tiff, write_tiff};
@@ -360,6 +361,7 @@ impl Restore {
         let outcome = restore_planes(model, &mut source, &mut sink, &options, &mut |progress: Progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
+            bar.set_prefix(format!("{}/{}", progress.done / Watch::TILE, progress.total / Watch::TILE));
             !stop.load(Ordering::Relaxed)
         });
         bar.finish_and_clear();
@@ -370,14 +372,14 @@ impl Restore {
     fn progress_bar(&self, input: &Path) -> ProgressBar {
         let hidden = self.quiet || !std::io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let style = ProgressStyle::with_template("{msg} [{bar:32}] {pos}/{len} tiles, {per_sec}, {eta} left")
+        let style = ProgressStyle::with_template("{msg} [{bar:32}] {prefix} tiles, {eta} left")
             .expect("the template is a constant");
         let name = input.file_name().unwrap_or_default().display().to_string();
         ProgressBar::with_draw_target(None, target).with_style(style).with_message(name)
     }
 }
 
-/// Set by Ctrl-C (and SIGTERM): the run ends after the tile at hand and takes its temporary file with it.
+/// Set by Ctrl-C (and SIGTERM): the run ends soon and takes its temporary file with it.
 fn stop_on_ctrl_c() -> &'static AtomicBool {
     static STOP: AtomicBool = AtomicBool::new(false);
     // Without a handler Ctrl-C still ends the program, leaving a temporary file behind at worst.

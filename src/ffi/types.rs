@@ -55,7 +55,8 @@ pub enum MdrPixelType {
 #[repr(opaque)]
 pub struct MdrModel(pub(super) Model);
 
-/// Called with the tiles done, the tiles in all and the caller's `user`; 0 cancels, anything else goes on.
+/// Called with the work done and the work in all, in hundredths of a tile, and the caller's `user`; 0 cancels, anything
+/// else goes on. Comes at the start, after every tile, and every 50 ms while tiles are at work.
 pub type MdrProgress = Option<unsafe extern "C" fn(done: u64, total: u64, user: *mut c_void) -> i32>;
 
 /// Called for one plane: its time point, channel and Z, each from 0; memory for its samples, rows of X one after the

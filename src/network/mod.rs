@@ -16,6 +16,9 @@ mod conv;
 mod graph;
 pub mod halo;
 mod memory;
+mod watch;
+
+pub use watch::Watch;
 
 /// Plans kept; an image needs one, `axial` and its edge cases a few.
 const MAX_PLANS: usize = 4;
@@ -195,7 +198,7 @@ impl Network {
     /// plan the network at this size; [`Error::Inference`] where it fails while it runs.
     pub fn run(&self, input: &[f32], tile: [usize; 3]) -> Result<Vec<f32>> {
         let mut output = Vec::new();
-        self.run_into(input, tile, &mut output, RunOptions::default())?;
+        self.run_into(input, tile, &mut output, RunOptions::default(), &Watch::default())?;
         Ok(output)
     }
 
@@ -203,8 +206,15 @@ impl Network {
     /// tile after another of the same size needs no new memory.
     ///
     /// # Errors
-    /// Those of [`run`](Self::run).
-    pub fn run_into(&self, input: &[f32], tile: [usize; 3], output: &mut Vec<f32>, options: RunOptions) -> Result<()> {
+    /// Those of [`run`](Self::run); [`Error::Cancelled`] where `watch` says stop.
+    pub fn run_into(
+        &self,
+        input: &[f32],
+        tile: [usize; 3],
+        output: &mut Vec<f32>,
+        options: RunOptions,
+        watch: &Watch,
+    ) -> Result<()> {
         self.check_tile(input.len(), tile)?;
         let shape = || self.input_shape(tile);
         let expected: usize = tile.iter().zip(self.field.scale).map(|(side, scale)| side * scale).product();
@@ -218,8 +228,8 @@ impl Network {
                 *output = vec![0.0; expected];
             }
             output.resize(expected, 0.0);
-            if own.run(size, input, output, options.threads) {
-                return Ok(());
+            if own.run(size, input, output, options.threads, watch) {
+                return if watch.stopped() { Err(Error::Cancelled) } else { Ok(()) };
             }
         }
         let plan = self.plan(tile, options.precise)?;
@@ -238,6 +248,7 @@ impl Network {
                 shape()
             )));
         }
+        watch.reached(0, 1);
         Ok(())
     }
 
@@ -250,7 +261,7 @@ impl Network {
     pub fn profile(&self, tile: [usize; 3]) -> Result<Vec<(String, u64)>> {
         let input = vec![0.0; self.channels.0 * tile.iter().product::<usize>()];
         let mut output = Vec::new();
-        self.run_into(&input, tile, &mut output, RunOptions::default())?;
+        self.run_into(&input, tile, &mut output, RunOptions::default(), &Watch::default())?;
         let own = self.own(false).ok_or_else(|| {
             Error::InvalidOption(format!("model {}: tract runs parts of it, whose time is not known", self.name))
         })?;

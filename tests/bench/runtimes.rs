@@ -12,7 +12,7 @@
 mod common;
 
 use common::{Attribute, Net, unet, unet_with, unet_with_kernel};
-use mdr::network::{Network, RunOptions};
+use mdr::network::{Network, RunOptions, Watch};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
@@ -147,7 +147,7 @@ fn worker(path: &str, side: usize, threads: usize) {
     for _ in std::io::stdin().lines() {
         let start = Instant::now();
         let options = RunOptions { threads, precise: false };
-        network.run_into(&image, tile, &mut output, options).expect("a run");
+        network.run_into(&image, tile, &mut output, options, &Watch::default()).expect("a run");
         println!("{}", start.elapsed().as_secs_f64());
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

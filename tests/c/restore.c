@@ -7,7 +7,7 @@
 static int32_t progress(uint64_t done, uint64_t total, void *user)
 {
     (void)user;
-    fprintf(stderr, "%u of %u tiles\n", (unsigned)done, (unsigned)total);
+    fprintf(stderr, "%u %%\n", (unsigned)(100 * done / total));
     return 1; /* 0 cancels */
 }
 

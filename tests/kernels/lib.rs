@@ -18,5 +18,9 @@ mod tests;
 mod transform;
 #[path = "../../src/network/conv/view.rs"]
 mod view;
+#[path = "../../src/network/watch.rs"]
+mod watch;
 #[path = "../../src/network/conv/winograd.rs"]
 mod winograd;
+
+use watch::Watch;

@@ -3,7 +3,7 @@
 //! sum over single samples.
 
 use crate::common::{Attribute, Net, beads, max_difference, mean3, noise, unet, unet_with, unet_with_kernel};
-use mdr::network::{Network, RunOptions};
+use mdr::network::{Network, RunOptions, Watch};
 use tract_onnx::prelude::*;
 
 /// What tract alone makes of it.
@@ -33,7 +33,7 @@ fn assert_as_tract(what: &str, bytes: &[u8], input: &[f32], sides: &[usize]) {
     assert_eq!(network.run(input, tile).expect(what), found, "{what}: another result the second time");
     let options = RunOptions { threads: 3, ..RunOptions::default() };
     let mut by_three = vec![];
-    network.run_into(input, tile, &mut by_three, options).expect(what);
+    network.run_into(input, tile, &mut by_three, options, &Watch::default()).expect(what);
     assert_eq!(by_three, found, "{what}: another result by three threads");
 }
 

@@ -1,4 +1,4 @@
-"""Prints how soon the first preview is there, how long the GUI thread is held up and how much memory is taken, in a real
+"""Prints how soon the first preview is there, how long the GUI thread is held up, and the memory taken, in a real
 napari:
 
     xvfb-run -a -s "-screen 0 1400x900x24" python plugins/napari/tests/measure.py

@@ -8,6 +8,7 @@
 //! its own; so their programs hold for one number of planes and are parts of tract's plan.
 #![allow(unsafe_code)] // vector instructions, and threads that share the memory of a run
 
+use super::watch::Watch;
 use build::Builder;
 use program::{Arena, Layout, Program};
 use simd::Isa;
@@ -137,10 +138,17 @@ impl Own {
     }
 
     /// Runs it; input and output are C, Y, X. False where the network cannot take this size.
-    pub(super) fn run(&self, size: [usize; 2], input: &[f32], output: &mut [f32], threads: usize) -> bool {
+    pub(super) fn run(
+        &self,
+        size: [usize; 2],
+        input: &[f32],
+        output: &mut [f32],
+        threads: usize,
+        watch: &Watch,
+    ) -> bool {
         let Some(layout) = self.layout(size) else { return false };
         with_arena(&self.arenas, |arena| {
-            self.program.run(&layout, arena, &[input], &mut [output], threads, None);
+            self.program.run(&layout, arena, &[input], &mut [output], threads, watch, None);
         });
         true
     }
@@ -155,7 +163,7 @@ impl Own {
         let layout = self.layout(size)?;
         let spent: Vec<AtomicU64> = self.program.steps.iter().map(|_| AtomicU64::new(0)).collect();
         with_arena(&self.arenas, |arena| {
-            self.program.run(&layout, arena, &[input], &mut [output], 1, Some(&spent));
+            self.program.run(&layout, arena, &[input], &mut [output], 1, &Watch::default(), Some(&spent));
         });
         let steps = self.program.steps.iter().zip(spent);
         Some(steps.map(|(step, spent)| (step.describe(&self.program), spent.into_inner())).collect())
@@ -335,7 +343,9 @@ impl EvalOp for Part {
             let mut to = outputs.iter_mut().map(|o| o.try_as_plain_ram_mut()).collect::<TractResult<TVec<_>>>()?;
             let mut to = to.iter_mut().map(|output| output.as_slice_mut::<f32>()).collect::<TractResult<TVec<_>>>()?;
             let Inner { program, layout, arenas } = &*self.inner;
-            with_arena(arenas, |arena| program.run(layout, arena, &from, &mut to, THREADS.get(), None));
+            with_arena(arenas, |arena| {
+                program.run(layout, arena, &from, &mut to, THREADS.get(), &Watch::default(), None);
+            });
         }
         Ok(outputs.into_iter().map(Tensor::into_tvalue).collect())
     }

@@ -6,6 +6,7 @@
 //! in which order rows are made; [`Arena`] is the memory, kept from one run to the next. Several threads share the
 //! work of every step; who does what changes no bit, since each sample is computed by one thread in one way.
 
+use super::Watch;
 use super::direct::{Direct, Pixels};
 use super::simd::{self, Isa, Vector};
 use super::team::Team;
@@ -387,7 +388,8 @@ struct Run<'a> {
 unsafe impl Sync for Run<'_> {}
 
 impl Program {
-    /// Runs it; inputs and outputs are C, Y, X of the layout's sizes. `profile` gets the nanoseconds of each step.
+    /// Runs it; inputs and outputs are C, Y, X of the layout's sizes. `profile` gets the nanoseconds of each step. Where
+    /// the watch says stop, what is in the outputs means nothing.
     ///
     /// # Panics
     /// Where lengths do not fit, or the instructions are not there.
@@ -398,6 +400,7 @@ impl Program {
         inputs: &[&[f32]],
         outputs: &mut [&mut [f32]],
         threads: usize,
+        watch: &Watch,
         profile: Option<&[AtomicU64]>,
     ) {
         assert!(self.isa.is_here(), "instructions that this processor lacks");
@@ -463,7 +466,15 @@ impl Program {
                 let started = profile.map(|_| Instant::now());
                 let step = &self.steps[task.step];
                 let items = step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads);
-                team.share(number, items, |item| run.item(task, item, team.index()));
+                // Who stops goes through the list with the others, which would wait for it.
+                team.share(number, items, |item| {
+                    if !watch.stopped() {
+                        run.item(task, item, team.index());
+                    }
+                });
+                if team.index() == 0 {
+                    watch.reached(number, layout.tasks.len());
+                }
                 if let (Some(profile), Some(started), 0) = (profile, started, team.index()) {
                     profile[task.step].fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 }

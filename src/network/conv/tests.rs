@@ -1,5 +1,6 @@
 //! Every kernel, for every set of instructions that this processor has, against a sum in f64 over single samples.
 
+use super::Watch;
 use super::direct::{Direct, Window, lanes_of};
 use super::program::{Arena, Layout, Op, Program, Step, Tensor};
 use super::simd::Isa;
@@ -48,10 +49,10 @@ impl Case {
         let mut output = vec![f32::NAN; self.outputs * rows * columns];
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let mut arena = Arena::default();
-        program.run(&layout, &mut arena, &inputs, &mut [&mut output], threads, None);
+        program.run(&layout, &mut arena, &inputs, &mut [&mut output], threads, &Watch::default(), None);
         let first = output.clone();
         output.fill(f32::NAN);
-        program.run(&layout, &mut arena, &inputs, &mut [&mut output], 1, None);
+        program.run(&layout, &mut arena, &inputs, &mut [&mut output], 1, &Watch::default(), None);
         assert!(first.iter().zip(&output).all(|(a, b)| a.to_bits() == b.to_bits()), "another result with 1 thread");
         output
     }

@@ -190,7 +190,7 @@ def restore(
     pixel_size
         pixel size in µm, or (z step, pixel size), which axial restoration needs.
     progress
-        called with the tiles done and the tiles in all; `False` cancels, which raises `Cancelled`.
+        called with the work done and the work in all; `False` cancels, which raises `Cancelled`.
     dtype
         of the result: float32, or uint8 or uint16, rounded and clamped.
     out

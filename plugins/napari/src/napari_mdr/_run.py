@@ -59,7 +59,7 @@ class Run(QObject):
 
     #: What `work` returned.
     done = Signal(object)
-    #: Tiles done, tiles in all, seconds that remain (None: unknown).
+    #: Work done, work in all, seconds that remain (None: unknown).
     reported = Signal(int, int, object)
     #: The last signal: whatever happened, the thread has ended.
     ended = Signal()
@@ -87,7 +87,7 @@ class Run(QObject):
         return self
 
     def cancel(self) -> None:
-        """Stops the run after the tiles that are at work. Returns at once."""
+        """Stops the run soon. Returns at once."""
         self._cancelled = True
 
     @property

@@ -417,7 +417,7 @@ class RestoreWidget(QWidget):
         self._run.start()
 
     def cancel(self) -> None:
-        """Stops the run after the tiles that are at work."""
+        """Stops the run soon."""
         if self._run is not None:
             self.status.setText("cancelling…")
             self._run.cancel()
@@ -426,7 +426,7 @@ class RestoreWidget(QWidget):
         self.bar.setRange(0, total)
         self.bar.setValue(done)
         if self._run is not None and not self._run.cancelled:
-            text = f"{done} of {total} tiles" if total else "starting…"
+            text = f"{100 * done // total} %" if total else "starting…"
             self.status.setText(text if remaining is None else f"{text}, {seconds(remaining)} left")
 
     def _add(self, result: tuple[Any, dict[str, Any], str]) -> None:

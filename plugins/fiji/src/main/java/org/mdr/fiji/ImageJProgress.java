@@ -26,9 +26,10 @@ final class ImageJProgress implements Progress {
         long now = System.currentTimeMillis();
         if (now - shown >= REFRESH_MS || done == total) {
             shown = now;
-            IJ.showProgress(total == 0 ? 0 : (double) done / total);
+            double part = total == 0 ? 0 : (double) done / total;
+            IJ.showProgress(part);
             String left = done == 0 ? "" : ", " + seconds((now - start) * (total - done) / done / 1000) + " left";
-            IJ.showStatus(what + ": " + done + " of " + total + " tiles" + left + " (Esc cancels)");
+            IJ.showStatus(what + ": " + (int) (100 * part) + " %" + left + " (Esc cancels)");
         }
         return !IJ.escapePressed() && !Thread.currentThread().isInterrupted();
     }
