@@ -129,12 +129,12 @@ def test_an_exception_of_a_callback_comes_through():
 
     def progress(done, total):
         calls.append(done)
-        if done == 2:
+        if done >= 200:
             raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
         restore(noisy(8, 64, 64), progress=progress)
-    assert sorted(set(calls)) == [0, 1, 2] and calls.count(2) == 1, "none comes after the exception"
+    assert calls[-1] >= 200 and max(calls[:-1]) < 200, "none comes after the exception"
 
     class Broken:
         shape, dtype = (4, 32, 32), np.dtype("u2")
@@ -148,8 +148,8 @@ def test_an_exception_of_a_callback_comes_through():
 
 def test_false_cancels():
     with pytest.raises(Cancelled):
-        restore(noisy(8, 64, 64), progress=lambda done, total: done < 3)
+        restore(noisy(8, 64, 64), progress=lambda done, total: done < 300)
     # None, which is what a function without `return` gives, does not.
     seen = []
     restore(noisy(2, 64, 64), progress=lambda done, total: seen.append((done, total)))
-    assert seen[0][0] == 0 and seen[-1][0] == seen[-1][1] == 2
+    assert seen[0][0] == 0 and seen[-1][0] == seen[-1][1] == 200
