@@ -41,9 +41,12 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Time every step of the network on an image of this side instead, in one thread
+        /// Time every step of the network on an image of this side instead
         #[arg(long, value_name = "SIZE", conflicts_with = "json", value_parser = clap::value_parser!(u16).range(1..=8192))]
         profile: Option<u16>,
+        /// Threads to time with
+        #[arg(long, requires = "profile", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        threads: u16,
     },
     /// List the built-in models
     Models,
@@ -208,7 +211,9 @@ fn main() -> ExitCode {
     }
     let outcome = catch_unwind(|| match command {
         Command::Restore(arguments) => arguments.run(),
-        Command::Info { model, json, profile } => info(&model, json, profile.map(usize::from)),
+        Command::Info { model, json, profile, threads } => {
+            info(&model, json, profile.map(|side| [side, threads].map(usize::from)))
+        }
         Command::Models => list_models(),
         Command::Evaluate(arguments) => arguments.run(),
         Command::Demo { dir } => demo(&dir),
@@ -423,14 +428,14 @@ fn tiffs_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn info(model: &Path, json: bool, side: Option<usize>) -> Outcome {
+fn info(model: &Path, json: bool, timing: Option<[usize; 2]>) -> Outcome {
     let task = model.to_str().and_then(|name| name.parse::<Task>().ok());
     let model = match task {
         Some(task) if !model.exists() => Model::builtin(task)?,
         _ => Model::load(model)?,
     };
-    if let Some(side) = side {
-        return profile(&model, side);
+    if let Some([side, threads]) = timing {
+        return profile(&model, side, threads);
     }
     let facts = serde_json::to_value(model.facts()).expect("facts are plain data");
     if json {
@@ -450,8 +455,8 @@ fn info(model: &Path, json: bool, side: Option<usize>) -> Outcome {
 }
 
 /// Milliseconds, share and nanoseconds per pixel of every step.
-fn profile(model: &Model, side: usize) -> Outcome {
-    let steps = model.network().profile([1, side, side])?;
+fn profile(model: &Model, side: usize, threads: usize) -> Outcome {
+    let steps = model.network().profile([1, side, side], threads)?;
     let total: u64 = steps.iter().map(|(_, spent)| spent).sum();
     let line = |name: &str, spent: u64| {
         let (spent, share) = (spent as f64, 100.0 * spent as f64 / total.max(1) as f64);

@@ -252,20 +252,20 @@ impl Network {
         Ok(())
     }
 
-    /// Runs a tile of zeros in one thread, twice, and measures the second run: of each step, in their order, what it is
-    /// and its nanoseconds.
+    /// Runs a tile of zeros in so many threads, twice, and measures the second run: of each step, in their order, what it
+    /// is and the nanoseconds until all threads are done with it.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] where the network is not run by mdr's own operators alone; [`Error::ShapeMismatch`]
     /// where it cannot take the tile.
-    pub fn profile(&self, tile: [usize; 3]) -> Result<Vec<(String, u64)>> {
+    pub fn profile(&self, tile: [usize; 3], threads: usize) -> Result<Vec<(String, u64)>> {
         let input = vec![0.0; self.channels.0 * tile.iter().product::<usize>()];
         let mut output = Vec::new();
-        self.run_into(&input, tile, &mut output, RunOptions::default(), &Watch::default())?;
+        self.run_into(&input, tile, &mut output, RunOptions { threads, precise: false }, &Watch::default())?;
         let own = self.own(false).ok_or_else(|| {
             Error::InvalidOption(format!("model {}: tract runs parts of it, whose time is not known", self.name))
         })?;
-        own.profile([tile[1], tile[2]], &input, &mut output).ok_or_else(|| Error::ShapeMismatch {
+        own.profile([tile[1], tile[2]], &input, &mut output, threads).ok_or_else(|| Error::ShapeMismatch {
             expected: "a tile that the model can take".into(),
             found: format!("{tile:?}"),
         })

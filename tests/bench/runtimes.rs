@@ -15,7 +15,7 @@ use common::{Attribute, Net, unet, unet_with, unet_with_kernel};
 use mdr::network::{Network, RunOptions, Watch};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn nets() -> Vec<(&'static str, Vec<u8>)> {
     let built_in = mdr::models::builtin(mdr::Task::Denoise).expect("a built-in model").to_vec();
@@ -89,6 +89,9 @@ fn strided(features: usize) -> Vec<u8> {
     net.finish(&y)
 }
 
+/// Before every run.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// A runtime at work on one network.
 struct Runtime {
     name: &'static str,
@@ -116,6 +119,8 @@ impl Runtime {
     }
 
     fn once(&mut self) -> f64 {
+        // Threads of who ran before may still be waiting for more work, which takes a processor each.
+        std::thread::sleep(PAUSE);
         self.to.as_mut().expect("open").write_all(b"\n").expect("a reader");
         self.number()
     }

@@ -158,12 +158,18 @@ impl Own {
         self.arenas.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Runs it once with one thread: of each step its name, what it makes, and the nanoseconds.
-    pub(super) fn profile(&self, size: [usize; 2], input: &[f32], output: &mut [f32]) -> Option<Vec<(String, u64)>> {
+    /// Runs it once: of each step its name, what it makes, and the nanoseconds.
+    pub(super) fn profile(
+        &self,
+        size: [usize; 2],
+        input: &[f32],
+        output: &mut [f32],
+        threads: usize,
+    ) -> Option<Vec<(String, u64)>> {
         let layout = self.layout(size)?;
         let spent: Vec<AtomicU64> = self.program.steps.iter().map(|_| AtomicU64::new(0)).collect();
         with_arena(&self.arenas, |arena| {
-            self.program.run(&layout, arena, &[input], &mut [output], 1, &Watch::default(), Some(&spent));
+            self.program.run(&layout, arena, &[input], &mut [output], threads, &Watch::default(), Some(&spent));
         });
         let steps = self.program.steps.iter().zip(spent);
         Some(steps.map(|(step, spent)| (step.describe(&self.program), spent.into_inner())).collect())

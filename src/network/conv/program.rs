@@ -63,8 +63,10 @@ pub(super) struct Phase {
     pub direct: Direct,
 }
 
-/// Windows of a row that are an item of work: whole register tiles for all sets of instructions.
-const ROW_PIECE: usize = 336;
+/// Most columns of a row that are an item of work.
+const MOST_COLUMNS: usize = 336;
+/// They are a multiple of these: whole register tiles and vectors for all sets of instructions.
+const COLUMNS: usize = 48;
 
 impl Op {
     /// Sides of the result.
@@ -164,16 +166,30 @@ impl Op {
         if let Self::Winograd(winograd, _) = self { winograd.scratch() } else { 0 }
     }
 
-    /// Items of work for so many threads in these rows of a result of so many columns.
-    fn items(&self, rows: Range<usize>, columns: usize, threads: usize) -> usize {
+    /// Items of work for so many threads in these rows of a result of so many columns: rows (of pixels or of tiles),
+    /// each in so many pieces.
+    fn items(&self, rows: Range<usize>, columns: usize, threads: usize) -> [usize; 2] {
         match self {
             Self::Winograd(winograd, _) => {
                 let rows = winograd.tiles(0, rows).len();
-                rows * winograd.runs(columns, rows, threads)
+                [rows, winograd.runs(columns, rows, threads)]
             }
-            Self::Direct(..) => rows.len() * columns.div_ceil(ROW_PIECE),
-            _ => rows.len(),
+            _ => {
+                let pieces = columns.div_ceil(MOST_COLUMNS).next_multiple_of(threads);
+                [rows.len(), pieces.min(columns.div_ceil(self.granule()))]
+            }
         }
+    }
+
+    /// Columns that a piece is a multiple of.
+    fn granule(&self) -> usize {
+        if let Self::Transposed { stride, .. } = self { COLUMNS * stride[1] } else { COLUMNS }
+    }
+
+    /// The columns of one of the pieces that `items` has counted.
+    fn columns(&self, columns: usize, piece: usize, pieces: usize) -> Range<usize> {
+        let each = columns.div_ceil(pieces).next_multiple_of(self.granule());
+        (piece * each).min(columns)..((piece + 1) * each).min(columns)
     }
 }
 
@@ -222,8 +238,11 @@ pub(super) struct Layout {
 
 /// Most tensors that a step makes its result of.
 pub(super) const MOST_SOURCES: usize = 16;
-/// Rows of the result that are asked for at once.
-const BAND: usize = 16;
+/// Rows of the result that are asked for at once: few, so that what lies between stays in the caches …
+const FEWEST_ROWS: usize = 16;
+/// … but of narrow images more, as all threads meet after each step and the weights of deep layers are read anew.
+const MOST_ROWS: usize = 32;
+const BAND: usize = 16 << 10;
 /// Most samples of an arena: beyond it a size counts as impossible.
 const MAX_SAMPLES: usize = 1 << 40;
 
@@ -253,7 +272,9 @@ impl Layout {
             }
         }
         let heights: Vec<usize> = sizes.iter().map(|size| size[0]).collect();
-        let (tasks, slots) = schedule(program, &heights);
+        let widest = program.outputs.iter().flatten().map(|&output| sizes[output][1]).max().unwrap_or(1);
+        let rows = (BAND / widest).clamp(FEWEST_ROWS, MOST_ROWS);
+        let (tasks, slots) = schedule(program, &heights, rows);
         let mut places = Vec::with_capacity(count);
         let mut samples = 0_usize;
         for (index, tensor) in program.tensors.iter().enumerate() {
@@ -300,8 +321,8 @@ impl Layout {
     }
 }
 
-/// In which order rows are made, and how many rows of each tensor are there at most.
-fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
+/// In which order rows are made, `band` of the result at a time, and how many rows of each tensor are there at most.
+fn schedule(program: &Program, heights: &[usize], band: usize) -> (Vec<Task>, Vec<usize>) {
     let (mut tasks, mut slots) = (vec![], vec![0; heights.len()]);
     let mut made = vec![0; heights.len()];
     let mut kept = vec![0; heights.len()];
@@ -309,11 +330,11 @@ fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
         made[input] = heights[input];
     }
     let tallest = program.outputs.iter().flatten().map(|&output| heights[output]).max().unwrap_or(0);
-    for band in 1..=tallest.div_ceil(BAND) {
+    for number in 1..=tallest.div_ceil(band) {
         let mut wanted = made.clone();
         for &output in program.outputs.iter().flatten() {
             // Outputs of other heights keep pace.
-            let rows = (band * BAND).min(tallest);
+            let rows = (number * band).min(tallest);
             wanted[output] = (rows * heights[output]).div_ceil(tallest);
         }
         for step in program.steps.iter().rev() {
@@ -379,7 +400,6 @@ struct Run<'a> {
     program: &'a Program,
     layout: &'a Layout,
     views: &'a [View],
-    threads: usize,
     zeros: *const f32,
     scratch: *mut f32,
 }
@@ -415,7 +435,7 @@ impl Program {
             let step = &self.steps[task.step];
             step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads)
         });
-        let threads = threads.clamp(1, items.max().unwrap_or(1));
+        let threads = threads.clamp(1, items.map(|[rows, pieces]| rows * pieces).max().unwrap_or(1));
         let needed = layout.samples + threads * layout.scratch + 16;
         if arena.samples.len() < needed || arena.threads < threads {
             arena.samples = vec![0.0; needed];
@@ -457,7 +477,6 @@ impl Program {
             program: self,
             layout,
             views: &arena.views,
-            threads,
             zeros: base.wrapping_add(layout.zeros),
             scratch: base.wrapping_add(layout.samples),
         };
@@ -467,9 +486,9 @@ impl Program {
                 let step = &self.steps[task.step];
                 let items = step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads);
                 // Who stops goes through the list with the others, which would wait for it.
-                team.share(number, items, |item| {
+                team.share(number, items, |row, piece| {
                     if !watch.stopped() {
-                        run.item(task, item, team.index());
+                        run.item(task, row, [piece, items[1]], team.index());
                     }
                 });
                 if team.index() == 0 {
@@ -484,39 +503,39 @@ impl Program {
 }
 
 impl Run<'_> {
-    /// Does item `item` of a task, as thread `thread`.
-    fn item(&self, task: &Task, item: usize, thread: usize) {
+    /// Does a piece (its number, and how many there are) of a row of a task, as thread `thread`.
+    fn item(&self, task: &Task, row: usize, piece: [usize; 2], thread: usize) {
         // SAFETY: `Program::run` has checked that the instructions are there; `Layout` has made room for every row,
         // margin and scratch that the steps use.
         unsafe {
             match self.program.isa {
-                Isa::Portable => self.item_with::<simd::Portable>(task, item, thread),
+                Isa::Portable => self.item_with::<simd::Portable>(task, row, piece, thread),
                 #[cfg(target_arch = "aarch64")]
-                Isa::Neon => self.item_with::<simd::Neon>(task, item, thread),
+                Isa::Neon => self.item_with::<simd::Neon>(task, row, piece, thread),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => self.item_avx2(task, item, thread),
+                Isa::Avx2 => self.item_avx2(task, row, piece, thread),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => self.item_avx512(task, item, thread),
+                Isa::Avx512 => self.item_avx512(task, row, piece, thread),
             }
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn item_avx2(&self, task: &Task, item: usize, thread: usize) {
+    unsafe fn item_avx2(&self, task: &Task, row: usize, piece: [usize; 2], thread: usize) {
         // SAFETY: as the caller promises.
-        unsafe { self.item_with::<simd::Avx2>(task, item, thread) }
+        unsafe { self.item_with::<simd::Avx2>(task, row, piece, thread) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn item_avx512(&self, task: &Task, item: usize, thread: usize) {
+    unsafe fn item_avx512(&self, task: &Task, row: usize, piece: [usize; 2], thread: usize) {
         // SAFETY: as the caller promises.
-        unsafe { self.item_with::<simd::Avx512>(task, item, thread) }
+        unsafe { self.item_with::<simd::Avx512>(task, row, piece, thread) }
     }
 
     #[inline(always)]
-    unsafe fn item_with<V: Vector>(&self, task: &Task, item: usize, thread: usize) {
+    unsafe fn item_with<V: Vector>(&self, task: &Task, row: usize, piece: [usize; 2], thread: usize) {
         let step = &self.program.steps[task.step];
         let to = &self.views[step.to];
         let mut list = [*to; MOST_SOURCES];
@@ -524,36 +543,34 @@ impl Run<'_> {
             *place = self.views[source];
         }
         let from = &list[..step.from.len()];
-        let y = task.rows.start + item;
+        let y = task.rows.start + row;
+        let columns = step.op.columns(to.size[1], piece[0], piece[1]);
         // SAFETY: as the caller promises.
         unsafe {
             match &step.op {
-                Op::Copy(first) => view::copy_row(&from[0], to, y, *first),
+                Op::Copy(first) => view::copy_row(&from[0], to, y, columns, *first),
                 Op::Winograd(winograd, _) => {
-                    let tiles = winograd.tiles(0, task.rows.clone());
-                    let runs = winograd.runs(to.size[1], tiles.len(), self.threads);
+                    let ty = winograd.tiles(0, task.rows.clone()).start + row;
                     let scratch = self.scratch.add(thread * self.layout.scratch);
-                    let ty = tiles.start + item / runs;
-                    winograd.compute::<V>(from, to, self.zeros, ty, [item % runs, runs], scratch);
+                    winograd.compute::<V>(from, to, self.zeros, ty, piece, scratch);
                 }
                 Op::Direct(direct, _) => {
-                    let pieces = to.size[1].div_ceil(ROW_PIECE);
-                    let (y, first) = (task.rows.start + item / pieces, item % pieces * ROW_PIECE);
-                    let pixels = Pixels { row: y, first, step: 1, count: ROW_PIECE.min(to.size[1] - first) };
-                    direct.compute::<V>(from, to, self.zeros, y, first, pixels);
+                    let pixels = Pixels { row: y, first: columns.start, step: 1, count: columns.len() };
+                    direct.compute::<V>(from, to, self.zeros, y, columns.start, pixels);
                 }
                 Op::Transposed { phases, stride, .. } => {
                     for phase in phases.iter().filter(|phase| phase.at[0] == y % stride[0]) {
-                        let first = phase.at[1];
-                        let count = to.size[1].saturating_sub(first).div_ceil(stride[1]);
-                        let pixels = Pixels { row: y, first, step: stride[1], count };
-                        phase.direct.compute::<V>(from, to, self.zeros, y / stride[0], 0, pixels);
+                        let [start, end] = [columns.start, columns.end]
+                            .map(|column| column.saturating_sub(phase.at[1]).div_ceil(stride[1]));
+                        let first = phase.at[1] + start * stride[1];
+                        let pixels = Pixels { row: y, first, step: stride[1], count: end - start };
+                        phase.direct.compute::<V>(from, to, self.zeros, y / stride[0], start, pixels);
                     }
                 }
-                Op::Halve => view::halve_row::<V>(from, to, y),
-                Op::Double => view::double_row::<V>(&from[0], to, y),
-                Op::Map(activation) => view::map_row::<V>(&from[0], from.get(1), to, y, *activation),
-                Op::Reflect(before, _) => view::reflect_row(&from[0], to, y, *before),
+                Op::Halve => view::halve_row::<V>(from, to, y, columns),
+                Op::Double => view::double_row::<V>(&from[0], to, y, columns),
+                Op::Map(activation) => view::map_row::<V>(&from[0], from.get(1), to, y, columns, *activation),
+                Op::Reflect(before, _) => view::reflect_row(&from[0], to, y, columns, *before),
             }
         }
     }

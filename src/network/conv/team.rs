@@ -1,42 +1,54 @@
-//! Threads that do the same list of tasks together: every task is cut into items, whoever is free takes the next one,
-//! and the next task begins when all items are done.
+//! Threads that do the same list of tasks together. A task is cut into items: rows, each in pieces. Every thread has its
+//! part of the pieces, the same part of the columns in every task, so that it reads what it has written before and what
+//! lies in its own caches; who has finished its part takes from those of others. The next task begins when all items are
+//! done.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What the threads of a team share.
-struct Shared {
+struct Shared<'a> {
     /// 0 until all are there.
     threads: AtomicUsize,
-    /// Items taken of a task, in turn for every third task: two tasks later nobody looks at it any more.
-    taken: [AtomicUsize; 3],
+    parts: &'a [Part],
     /// Threads that wait, and how often all have met.
     waiting: AtomicUsize,
     meetings: AtomicUsize,
 }
 
+/// Items taken of a thread's part of a task, in turn for every third task: two tasks later nobody looks at it any more.
+/// Cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Part {
+    taken: [AtomicUsize; 3],
+}
+
 /// One thread's place in its team.
 pub(super) struct Team<'a> {
-    shared: &'a Shared,
+    shared: &'a Shared<'a>,
     index: usize,
 }
 
-/// Turns of waiting before a thread lets others have its processor: some microseconds.
-const SPINS: usize = 4000;
+/// Turns of waiting before a thread lets others have its processor: some microseconds. They are without the hint that
+/// one waits, as virtual machines take the processor from who gives it some thousand times.
+const SPINS: usize = 20_000;
 
 impl Team<'_> {
     /// Runs `work` in so many threads, one of them this one, or in as many as can be had.
     pub(super) fn run(threads: usize, work: impl Fn(&Team) + Sync) {
-        let shared = Shared {
+        let team = |parts| Shared {
             threads: AtomicUsize::new(0),
-            taken: Default::default(),
+            parts,
             waiting: AtomicUsize::new(0),
             meetings: AtomicUsize::new(0),
         };
-        let (shared, work) = (&shared, &work);
         if threads == 1 {
+            let shared = team(&[]);
             shared.threads.store(1, Ordering::Relaxed);
-            return work(&Team { shared, index: 0 });
+            return work(&Team { shared: &shared, index: 0 });
         }
+        let parts: Vec<Part> = (0..threads).map(|_| Part::default()).collect();
+        let (shared, work) = (&team(&parts), &work);
         std::thread::scope(|scope| {
             let mut there = 1;
             while there < threads {
@@ -60,21 +72,26 @@ impl Team<'_> {
         self.index
     }
 
-    /// Does items of task `number`, until all are done by somebody. All threads go through the same tasks in the same
-    /// order, numbered from 0.
-    pub(super) fn share(&self, number: usize, items: usize, work: impl Fn(usize)) {
-        if self.shared.threads.load(Ordering::Relaxed) == 1 {
-            return (0..items).for_each(work);
+    /// Does items of task `number`, given by row and piece, until all are done by somebody. All threads go through the
+    /// same tasks in the same order, numbered from 0.
+    pub(super) fn share(&self, number: usize, [rows, pieces]: [usize; 2], work: impl Fn(usize, usize)) {
+        let threads = self.shared.threads.load(Ordering::Relaxed);
+        if threads == 1 {
+            return (0..rows).for_each(|row| (0..pieces).for_each(|piece| work(row, piece)));
         }
-        let taken = &self.shared.taken[number % 3];
-        loop {
-            let item = taken.fetch_add(1, Ordering::Relaxed);
-            if item >= items {
-                break;
+        for other in 0..threads {
+            let index = (self.index + other) % threads;
+            let (start, end) = (index * pieces / threads, (index + 1) * pieces / threads);
+            let taken = &self.shared.parts[index].taken[number % 3];
+            loop {
+                let item = taken.fetch_add(1, Ordering::Relaxed);
+                if item >= rows * (end - start) {
+                    break;
+                }
+                work(item / (end - start), start + item % (end - start));
             }
-            work(item);
         }
-        self.shared.taken[(number + 1) % 3].store(0, Ordering::Relaxed);
+        self.shared.parts[self.index].taken[(number + 1) % 3].store(0, Ordering::Relaxed);
         self.meet();
     }
 
@@ -91,12 +108,14 @@ impl Team<'_> {
     }
 }
 
-impl Shared {
+impl Shared<'_> {
     fn wait_until(&self, done: impl Fn() -> bool) {
         let mut spins = 0;
         while !done() {
             spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if spins > SPINS {
+                std::thread::yield_now();
+            }
         }
     }
 }
@@ -111,10 +130,10 @@ mod tests {
             let done: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
             Team::run(threads, |team| {
                 for number in 0..200 {
-                    team.share(number, number % 50, |item| {
-                        done[item].fetch_add(1, Ordering::Relaxed);
+                    team.share(number, [number % 10, 5], |row, piece| {
+                        done[5 * row + piece].fetch_add(1, Ordering::Relaxed);
                     });
-                    let expected = |item: usize| (0..=number).filter(|number| item < number % 50).count();
+                    let expected = |item: usize| (0..=number).filter(|number| item < 5 * (number % 10)).count();
                     // Others may be in the next task already, which adds at most one.
                     for (item, done) in done.iter().enumerate() {
                         let found = done.load(Ordering::Relaxed);

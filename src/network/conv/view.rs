@@ -8,6 +8,7 @@
 //! once: row y lies in slot y modulo `slots`.
 
 use super::simd::Vector;
+use std::ops::Range;
 
 /// A tensor in memory.
 #[derive(Clone, Copy)]
@@ -106,13 +107,12 @@ impl Activation {
     }
 }
 
-/// Copies row `y`, from whatever lanes to whatever lanes.
+/// Copies columns of row `y`, from whatever lanes to whatever lanes.
 ///
 /// # Safety
 /// Both views are valid and of the same size and channels.
 #[inline(always)]
-pub(super) unsafe fn copy_row(from: &View, to: &View, y: usize, first: usize) {
-    let columns = from.size[1];
+pub(super) unsafe fn copy_row(from: &View, to: &View, y: usize, columns: Range<usize>, first: usize) {
     // SAFETY: all samples lie within row y of their views.
     unsafe {
         for channel in 0..from.channels {
@@ -120,10 +120,10 @@ pub(super) unsafe fn copy_row(from: &View, to: &View, y: usize, first: usize) {
             let source = from.row(y).add(channel / from.lanes * from.block_stride + channel % from.lanes);
             let target = to.row(y).add(into / to.lanes * to.block_stride + into % to.lanes);
             if from.lanes == 1 && to.lanes == 1 {
-                source.copy_to_nonoverlapping(target, columns);
+                source.add(columns.start).copy_to_nonoverlapping(target.add(columns.start), columns.len());
                 continue;
             }
-            for x in 0..columns {
+            for x in columns.clone() {
                 *target.add(x * to.lanes) = *source.add(x * from.lanes);
             }
         }
@@ -135,7 +135,7 @@ pub(super) unsafe fn copy_row(from: &View, to: &View, y: usize, first: usize) {
 /// # Safety
 /// All views are valid, of the same channels and lanes, `planes` of twice the size at least.
 #[inline(always)]
-pub(super) unsafe fn halve_row<V: Vector>(planes: &[View], to: &View, y: usize) {
+pub(super) unsafe fn halve_row<V: Vector>(planes: &[View], to: &View, y: usize, columns: Range<usize>) {
     // SAFETY: rows 2y and 2y + 1 and columns to twice the result's are there.
     unsafe {
         for block in 0..to.blocks() {
@@ -145,7 +145,7 @@ pub(super) unsafe fn halve_row<V: Vector>(planes: &[View], to: &View, y: usize) 
                 *rows = [2 * y, 2 * y + 1].map(|y| from.row(y).wrapping_add(block * from.block_stride));
             }
             let rows = &rows.as_flattened()[..2 * planes.len()];
-            for x in 0..to.size[1] {
+            for x in columns.clone() {
                 let (left, right) = (2 * x * to.lanes, (2 * x + 1) * to.lanes);
                 if to.lanes == V::LANES {
                     let mut most = V::load(rows[0].add(left));
@@ -165,25 +165,22 @@ pub(super) unsafe fn halve_row<V: Vector>(planes: &[View], to: &View, y: usize) 
     }
 }
 
-/// Every pixel becomes 2 by 2.
+/// Every pixel becomes 2 by 2; `columns` are those of the result.
 ///
 /// # Safety
 /// Both views are valid, of the same channels and lanes, `to` of twice the size.
 #[inline(always)]
-pub(super) unsafe fn double_row<V: Vector>(from: &View, to: &View, y: usize) {
+pub(super) unsafe fn double_row<V: Vector>(from: &View, to: &View, y: usize, columns: Range<usize>) {
     // SAFETY: row y / 2 is there, and each of its pixels has room twice.
     unsafe {
         for block in 0..from.blocks() {
             let source = from.row(y / 2).add(block * from.block_stride);
             let target = to.row(y).add(block * to.block_stride);
-            for x in 0..from.size[1] {
+            for x in columns.clone() {
                 if to.lanes == V::LANES {
-                    let pixel = V::load(source.add(x * V::LANES));
-                    pixel.store(target.add(2 * x * V::LANES));
-                    pixel.store(target.add((2 * x + 1) * V::LANES));
+                    V::load(source.add(x / 2 * V::LANES)).store(target.add(x * V::LANES));
                 } else {
-                    *target.add(2 * x) = *source.add(x);
-                    *target.add(2 * x + 1) = *source.add(x);
+                    *target.add(x) = *source.add(x / 2);
                 }
             }
         }
@@ -195,15 +192,22 @@ pub(super) unsafe fn double_row<V: Vector>(from: &View, to: &View, y: usize) {
 /// # Safety
 /// All views are valid, of the same size, channels and lanes.
 #[inline(always)]
-pub(super) unsafe fn map_row<V: Vector>(a: &View, b: Option<&View>, to: &View, y: usize, activation: Activation) {
+pub(super) unsafe fn map_row<V: Vector>(
+    a: &View,
+    b: Option<&View>,
+    to: &View,
+    y: usize,
+    columns: Range<usize>,
+    activation: Activation,
+) {
     // SAFETY: all samples lie within row y of their views.
     unsafe {
         for block in 0..to.blocks() {
             let first = a.row(y).add(block * a.block_stride);
             let second = b.map(|b| b.row(y).add(block * b.block_stride));
             let target = to.row(y).add(block * to.block_stride);
-            let samples = to.size[1] * to.lanes;
-            let mut i = 0;
+            let samples = columns.end * to.lanes;
+            let mut i = columns.start * to.lanes;
             while activation.is_simple() && i + V::LANES <= samples {
                 let mut value = V::load(first.add(i));
                 if let Some(second) = second {
@@ -227,14 +231,14 @@ pub(super) unsafe fn map_row<V: Vector>(a: &View, b: Option<&View>, to: &View, y
 /// Both views are valid, of the same channels and lanes; `to` is larger by the padding, of which there are at most as
 /// many pixels as `from` has beside its border.
 #[inline(always)]
-pub(super) unsafe fn reflect_row(from: &View, to: &View, y: usize, before: [usize; 2]) {
+pub(super) unsafe fn reflect_row(from: &View, to: &View, y: usize, columns: Range<usize>, before: [usize; 2]) {
     let row = reflected(y, before[0], from.size[0]);
     // SAFETY: reflected positions lie inside `from`.
     unsafe {
         for block in 0..from.blocks() {
             let source = from.row(row).add(block * from.block_stride);
             let target = to.row(y).add(block * to.block_stride);
-            for x in 0..to.size[1] {
+            for x in columns.clone() {
                 let column = reflected(x, before[1], from.size[1]);
                 source.add(column * from.lanes).copy_to_nonoverlapping(target.add(x * to.lanes), to.lanes);
             }

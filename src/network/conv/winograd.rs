@@ -250,11 +250,16 @@ impl Winograd {
         panels + (CHUNK * tile + side - tile) * side * self.lanes
     }
 
-    /// Runs of tiles in each of so many rows of tiles. A few runs more than the cache asks for leave no thread idle.
+    /// Runs of tiles in each of so many rows of tiles. A few runs more than the cache asks for let every thread keep to
+    /// its part of the columns, or at least leave no thread idle.
     pub(super) fn runs(&self, columns: usize, rows: usize, threads: usize) -> usize {
         let tiles = self.tiles(1, 0..columns).len();
-        let even = |runs: &usize| (rows * runs).is_multiple_of(threads) || rows * runs >= 4 * threads;
         let (fewest, most) = (tiles.div_ceil(self.run).max(1), tiles.div_ceil(self.pixels).max(1));
+        let kept = fewest.next_multiple_of(threads);
+        if kept <= most {
+            return kept;
+        }
+        let even = |runs: &usize| (rows * runs).is_multiple_of(threads) || rows * runs >= 4 * threads;
         (fewest..=most).find(even).unwrap_or(most)
     }
 
