@@ -1,5 +1,8 @@
 """One runtime on one model, for runtimes.rs: `rival.py RUNTIME MODEL SIDE THREADS`.
 
+Images of more than 2048² pixels are cut into tiles of 512² without overlap, as the memory of a usual computer cannot hold
+what these runtimes make of them in one piece; no margins are computed twice, which is to their advantage.
+
 Prints the multiplications of the network, then for every line on standard input the seconds of one run, and at the end
 the peak memory of the process in bytes.
 """
@@ -12,6 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
+
+
+LARGEST, TILE = 2048, 512
 
 
 def input_shape(model: onnx.ModelProto, side: int) -> tuple[int, ...]:
@@ -99,12 +105,15 @@ def torch_run(path: str, image: np.ndarray, threads: int) -> Callable[[], None]:
 def main() -> None:
     runtime, path, side, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     shape = input_shape(onnx.load(path), side)
-    image = np.random.default_rng(1).random(shape, dtype=np.float32)
+    tiles = (side // TILE) ** 2 if side > LARGEST else 1
+    given = input_shape(onnx.load(path), TILE if tiles > 1 else side)
+    image = np.random.default_rng(1).random(given, dtype=np.float32)
     run = {"onnxruntime": onnxruntime_run, "torch": torch_run}[runtime](path, image, threads)
     print(multiplications(onnx.load(path), shape), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        run()
+        for _ in range(tiles):
+            run()
         print(time.perf_counter() - start, flush=True)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
 

@@ -238,11 +238,8 @@ pub(super) struct Layout {
 
 /// Most tensors that a step makes its result of.
 pub(super) const MOST_SOURCES: usize = 16;
-/// Rows of the result that are asked for at once: few, so that what lies between stays in the caches …
-const FEWEST_ROWS: usize = 16;
-/// … but of narrow images more, as all threads meet after each step and the weights of deep layers are read anew.
-const MOST_ROWS: usize = 32;
-const BAND: usize = 16 << 10;
+/// Rows of the result that are asked for at once.
+const BAND: usize = 16;
 /// Most samples of an arena: beyond it a size counts as impossible.
 const MAX_SAMPLES: usize = 1 << 40;
 
@@ -272,9 +269,7 @@ impl Layout {
             }
         }
         let heights: Vec<usize> = sizes.iter().map(|size| size[0]).collect();
-        let widest = program.outputs.iter().flatten().map(|&output| sizes[output][1]).max().unwrap_or(1);
-        let rows = (BAND / widest).clamp(FEWEST_ROWS, MOST_ROWS);
-        let (tasks, slots) = schedule(program, &heights, rows);
+        let (tasks, slots) = schedule(program, &heights);
         let mut places = Vec::with_capacity(count);
         let mut samples = 0_usize;
         for (index, tensor) in program.tensors.iter().enumerate() {
@@ -321,8 +316,8 @@ impl Layout {
     }
 }
 
-/// In which order rows are made, `band` of the result at a time, and how many rows of each tensor are there at most.
-fn schedule(program: &Program, heights: &[usize], band: usize) -> (Vec<Task>, Vec<usize>) {
+/// In which order rows are made, and how many rows of each tensor are there at most.
+fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
     let (mut tasks, mut slots) = (vec![], vec![0; heights.len()]);
     let mut made = vec![0; heights.len()];
     let mut kept = vec![0; heights.len()];
@@ -330,11 +325,11 @@ fn schedule(program: &Program, heights: &[usize], band: usize) -> (Vec<Task>, Ve
         made[input] = heights[input];
     }
     let tallest = program.outputs.iter().flatten().map(|&output| heights[output]).max().unwrap_or(0);
-    for number in 1..=tallest.div_ceil(band) {
+    for band in 1..=tallest.div_ceil(BAND) {
         let mut wanted = made.clone();
         for &output in program.outputs.iter().flatten() {
             // Outputs of other heights keep pace.
-            let rows = (number * band).min(tallest);
+            let rows = (band * BAND).min(tallest);
             wanted[output] = (rows * heights[output]).div_ceil(tallest);
         }
         for step in program.steps.iter().rev() {
