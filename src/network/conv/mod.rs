@@ -10,7 +10,7 @@
 
 use super::watch::Watch;
 use build::Builder;
-use program::{Arena, Layout, Program};
+use program::{Arena, Layout, Manner, Program};
 use simd::Isa;
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
@@ -148,7 +148,7 @@ impl Own {
     ) -> bool {
         let Some(layout) = self.layout(size) else { return false };
         with_arena(&self.arenas, |arena| {
-            self.program.run(&layout, arena, &[input], &mut [output], threads, watch, None);
+            self.program.run(&layout, arena, &[input], &mut [output], Manner { threads, watch, profile: None });
         });
         true
     }
@@ -169,7 +169,13 @@ impl Own {
         let layout = self.layout(size)?;
         let spent: Vec<AtomicU64> = self.program.steps.iter().map(|_| AtomicU64::new(0)).collect();
         with_arena(&self.arenas, |arena| {
-            self.program.run(&layout, arena, &[input], &mut [output], threads, &Watch::default(), Some(&spent));
+            self.program.run(
+                &layout,
+                arena,
+                &[input],
+                &mut [output],
+                Manner { threads, watch: &Watch::default(), profile: Some(&spent) },
+            );
         });
         let steps = self.program.steps.iter().zip(spent);
         Some(steps.map(|(step, spent)| (step.describe(&self.program), spent.into_inner())).collect())
@@ -350,7 +356,13 @@ impl EvalOp for Part {
             let mut to = to.iter_mut().map(|output| output.as_slice_mut::<f32>()).collect::<TractResult<TVec<_>>>()?;
             let Inner { program, layout, arenas } = &*self.inner;
             with_arena(arenas, |arena| {
-                program.run(layout, arena, &from, &mut to, THREADS.get(), &Watch::default(), None);
+                program.run(
+                    layout,
+                    arena,
+                    &from,
+                    &mut to,
+                    Manner { threads: THREADS.get(), watch: &Watch::default(), profile: None },
+                );
             });
         }
         Ok(outputs.into_iter().map(Tensor::into_tvalue).collect())

@@ -390,6 +390,14 @@ pub(super) struct Arena {
 // SAFETY: the views point into `samples` and into what is lent for one run, and are written anew for every run.
 unsafe impl Send for Arena {}
 
+/// How a program is run.
+pub(super) struct Manner<'a> {
+    pub threads: usize,
+    pub watch: &'a Watch,
+    /// Gets the nanoseconds of each step.
+    pub profile: Option<&'a [AtomicU64]>,
+}
+
 /// What the threads share while a program runs.
 struct Run<'a> {
     program: &'a Program,
@@ -403,8 +411,8 @@ struct Run<'a> {
 unsafe impl Sync for Run<'_> {}
 
 impl Program {
-    /// Runs it; inputs and outputs are C, Y, X of the layout's sizes. `profile` gets the nanoseconds of each step. Where
-    /// the watch says stop, what is in the outputs means nothing.
+    /// Runs it; inputs and outputs are C, Y, X of the layout's sizes. Where the watch says stop, what is in the outputs
+    /// means nothing.
     ///
     /// # Panics
     /// Where lengths do not fit, or the instructions are not there.
@@ -414,9 +422,7 @@ impl Program {
         arena: &mut Arena,
         inputs: &[&[f32]],
         outputs: &mut [&mut [f32]],
-        threads: usize,
-        watch: &Watch,
-        profile: Option<&[AtomicU64]>,
+        Manner { threads, watch, profile }: Manner,
     ) {
         assert!(self.isa.is_here(), "instructions that this processor lacks");
         assert!(inputs.len() == self.inputs.len() && outputs.len() == self.outputs.len(), "tensors that are missing");

@@ -2,7 +2,7 @@
 
 use super::Watch;
 use super::direct::{Direct, Window, lanes_of};
-use super::program::{Arena, Layout, Op, Program, Step, Tensor};
+use super::program::{Arena, Layout, Manner, Op, Program, Step, Tensor};
 use super::simd::Isa;
 use super::transform::Method;
 use super::view::Activation;
@@ -49,10 +49,12 @@ impl Case {
         let mut output = vec![f32::NAN; self.outputs * rows * columns];
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let mut arena = Arena::default();
-        program.run(&layout, &mut arena, &inputs, &mut [&mut output], threads, &Watch::default(), None);
+        let watch = Watch::default();
+        let manner = |threads| Manner { threads, watch: &watch, profile: None };
+        program.run(&layout, &mut arena, &inputs, &mut [&mut output], manner(threads));
         let first = output.clone();
         output.fill(f32::NAN);
-        program.run(&layout, &mut arena, &inputs, &mut [&mut output], 1, &Watch::default(), None);
+        program.run(&layout, &mut arena, &inputs, &mut [&mut output], manner(1));
         assert!(first.iter().zip(&output).all(|(a, b)| a.to_bits() == b.to_bits()), "another result with 1 thread");
         output
     }
