@@ -1,7 +1,7 @@
 """One runtime on one model, for runtimes.rs: `rival.py RUNTIME MODEL SIDE THREADS`.
 
-Images of more than 2048² pixels are cut into tiles of 512² without overlap, as the memory of a usual computer cannot hold
-what these runtimes make of them in one piece; no margins are computed twice, which is to their advantage.
+Images of more than 2048² pixels are cut into tiles of 512² without overlap, as the memory of a usual computer cannot
+hold what these runtimes make of them in one piece; no margins are computed twice, which is to their advantage.
 
 Prints the multiplications of the network, then for every line on standard input the seconds of one run, and at the end
 the peak memory of the process in bytes.
@@ -15,7 +15,6 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
-
 
 LARGEST, TILE = 2048, 512
 
