@@ -2,8 +2,8 @@
 
     python accuracy.py DATA --mdr target/release/mdr
 
-DATA holds bench10. Every built-in model restores the degraded test images of its task (axial ones as slices), by mdr and
-by onnxruntime from the same normalised image; then again with hot pixels: 20 of them, 200 times the image's 99.8th
+DATA holds bench10. Every built-in model restores the degraded test images of its task (axial ones as slices), by mdr
+and by onnxruntime from the same normalised image; then again with hot pixels: 20 of them, 200 times the image's 99.8th
 percentile. Prints, for each model, the largest difference of a pixel over all images, in units of the range of
 onnxruntime's result, for mdr as it is and with --precise. Needs numpy, onnxruntime, tifffile.
 """
