@@ -228,7 +228,7 @@ impl Network {
                 *output = vec![0.0; expected];
             }
             output.resize(expected, 0.0);
-            if own.run(size, input, output, options.threads, watch) {
+            if own.run(size, input, output, conv::Manner { threads: options.threads, watch, profile: None }) {
                 return if watch.stopped() { Err(Error::Cancelled) } else { Ok(()) };
             }
         }

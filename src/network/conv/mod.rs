@@ -10,7 +10,8 @@
 
 use super::watch::Watch;
 use build::Builder;
-use program::{Arena, Layout, Manner, Program};
+pub(super) use program::Manner;
+use program::{Arena, Layout, Program};
 use simd::Isa;
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
@@ -138,18 +139,9 @@ impl Own {
     }
 
     /// Runs it; input and output are C, Y, X. False where the network cannot take this size.
-    pub(super) fn run(
-        &self,
-        size: [usize; 2],
-        input: &[f32],
-        output: &mut [f32],
-        threads: usize,
-        watch: &Watch,
-    ) -> bool {
+    pub(super) fn run(&self, size: [usize; 2], input: &[f32], output: &mut [f32], manner: Manner) -> bool {
         let Some(layout) = self.layout(size) else { return false };
-        with_arena(&self.arenas, |arena| {
-            self.program.run(&layout, arena, &[input], &mut [output], Manner { threads, watch, profile: None });
-        });
+        with_arena(&self.arenas, |arena| self.program.run(&layout, arena, &[input], &mut [output], manner));
         true
     }
 
@@ -166,17 +158,11 @@ impl Own {
         output: &mut [f32],
         threads: usize,
     ) -> Option<Vec<(String, u64)>> {
-        let layout = self.layout(size)?;
         let spent: Vec<AtomicU64> = self.program.steps.iter().map(|_| AtomicU64::new(0)).collect();
-        with_arena(&self.arenas, |arena| {
-            self.program.run(
-                &layout,
-                arena,
-                &[input],
-                &mut [output],
-                Manner { threads, watch: &Watch::default(), profile: Some(&spent) },
-            );
-        });
+        let manner = Manner { threads, watch: &Watch::default(), profile: Some(&spent) };
+        if !self.run(size, input, output, manner) {
+            return None;
+        }
         let steps = self.program.steps.iter().zip(spent);
         Some(steps.map(|(step, spent)| (step.describe(&self.program), spent.into_inner())).collect())
     }

@@ -176,19 +176,21 @@ impl Op {
             }
             _ => {
                 let pieces = columns.div_ceil(MOST_COLUMNS).next_multiple_of(threads);
-                [rows.len(), pieces.min(columns.div_ceil(self.granule()))]
+                // None of them is empty.
+                [rows.len(), columns.div_ceil(self.piece(columns, pieces))]
             }
         }
     }
 
-    /// Columns that a piece is a multiple of.
-    fn granule(&self) -> usize {
-        if let Self::Transposed { stride, .. } = self { COLUMNS * stride[1] } else { COLUMNS }
+    /// Columns of each of so many pieces but the last.
+    fn piece(&self, columns: usize, pieces: usize) -> usize {
+        let granule = if let Self::Transposed { stride, .. } = self { COLUMNS * stride[1] } else { COLUMNS };
+        columns.div_ceil(pieces).next_multiple_of(granule)
     }
 
     /// The columns of one of the pieces that `items` has counted.
     fn columns(&self, columns: usize, piece: usize, pieces: usize) -> Range<usize> {
-        let each = columns.div_ceil(pieces).next_multiple_of(self.granule());
+        let each = self.piece(columns, pieces);
         (piece * each).min(columns)..((piece + 1) * each).min(columns)
     }
 }
@@ -391,7 +393,7 @@ pub(super) struct Arena {
 unsafe impl Send for Arena {}
 
 /// How a program is run.
-pub(super) struct Manner<'a> {
+pub struct Manner<'a> {
     pub threads: usize,
     pub watch: &'a Watch,
     /// Gets the nanoseconds of each step.

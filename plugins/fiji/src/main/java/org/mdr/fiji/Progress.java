@@ -1,6 +1,6 @@
 package org.mdr.fiji;
 
-/** Is told how far a restoration is, in the thread that restores, at the start and after every tile. */
+/** Is told how far a restoration is, in the thread that restores: at the start, after every tile, every 50 ms between. */
 public interface Progress {
     /**
      * @param done what is done, in hundredths of a tile
