@@ -1,11 +1,13 @@
-//! DeblurGAN and CycleGAN: a batch is learnt by heart, a stopped and resumed run ends as one that never stopped, mdr
-//! computes what tch computes, and VGG16's weights are asked for.
+//! DeblurGAN, CycleGAN and CIN-GAN: a batch is learnt by heart, or the noise of what is shown; a stopped and resumed run
+//! ends as one that never stopped, mdr computes what tch computes, and VGG16's weights are asked for.
 
 mod common;
 
-use mdr_train::methods::{Batch, Method};
+use mdr_train::methods::{Batch, Method, cin_gan::with_noise};
 use mdr_train::train::{self, RunFolder};
 use mdr_train::{config::Config, export, parity};
+use rand::SeedableRng;
+use rand_pcg::Pcg64Mcg;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -77,10 +79,11 @@ fn a_resumed_run_ends_as_if_it_had_never_stopped() {
     let data = tempfile::tempdir().unwrap();
     common::write_data(data.path(), 4);
     // Dropout, penalty and pool draw random numbers, and the pool is full before the run stops.
-    for method in ["deblur-gan", "cycle-gan"] {
+    for method in ["deblur-gan", "cycle-gan", "separate-gan"] {
+        let content = if method == "separate-gan" { "gan.content=pixel" } else { "gan.content=features" };
         let changes = [
             common::PAIRS_ONLY,
-            "gan.content=features",
+            content,
             "gan.dropout=0.5",
             "gan.pool=5",
             "train.steps=8",
@@ -120,6 +123,60 @@ fn mdr_computes_what_tch_computes() {
         // Instance normalisation depends on the whole image: no tiles.
         assert!(mdr::Model::from_bytes("exported", &bytes).unwrap().facts().halo.is_none());
     }
+}
+
+/// The generator begins with a deviation of 0.03.
+#[test]
+fn separate_gan_learns_how_strong_the_noise_is() {
+    let config = smoke("separate-gan", &["gan.content=pixel", "gan.discriminator.features=8", "train.ema=0.0"]);
+    let mut method = built(&config);
+    let Batch { target, weight, .. } = batch();
+    let mut rng = Pcg64Mcg::seed_from_u64(5);
+    let deviation = 0.2;
+    for _ in 0..300 {
+        let noise = with_noise(&target, 1.0, &mut rng).narrow(1, 1, 1);
+        let input = &target + noise * deviation;
+        method.step(&Batch { task: 0, input, target: target.shallow_clone(), weight: weight.shallow_clone() }, 2e-3);
+    }
+    // How far two degraded images of one clean image lie apart.
+    let mut apart = |factor: f64| {
+        let mut made = || method.restore(&with_noise(&target, factor, &mut rng), 0);
+        (made() - made()).std(true).double_value(&[]) / 2f64.sqrt()
+    };
+    let found = apart(1.0);
+    assert!((found / deviation - 1.0).abs() < 0.3, "{found}");
+    assert!((apart(0.5) / found - 0.5).abs() < 0.05);
+    assert_eq!(apart(0.0), 0.0);
+}
+
+#[test]
+fn a_restorer_learns_from_synthetic_pairs() {
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 4);
+    let synthesiser = RunFolder::new(&data.path().join("gan"));
+    let config = smoke("separate-gan", &[common::PAIRS_ONLY, "gan.content=pixel", "train.steps=4"]);
+    assert!(train::start(&config, data.path(), &synthesiser, Device::Cpu, &|_| false).unwrap().finished);
+    let parse = |changes: &[&str]| {
+        let run = format!("augment.run={}", synthesiser.root().display());
+        let small = ["net.features=4", "net.depth=1", "patches.size=32", "train.steps=4", "train.validate_every=2"];
+        let changes: Vec<String> =
+            small.iter().chain([&run.as_str()]).chain(changes).map(|change| (*change).to_owned()).collect();
+        Config::parse(include_str!("../configs/cgan.toml"), &changes)
+    };
+    let run = RunFolder::new(&data.path().join("restorer"));
+    let config = parse(&["augment.samples=2"]).unwrap();
+    assert!(train::start(&config, data.path(), &run, Device::Cpu, &|_| false).unwrap().finished);
+    assert!(run.best().exists());
+    for wrong in ["augment.noise=0.5", "augment.samples=0", "augment.fraction=1.0"] {
+        let error = parse(&[wrong]).unwrap_err().to_string();
+        assert!(error.contains(wrong.split('=').next().unwrap()), "{error}");
+    }
+    // A restorer makes no degraded images.
+    let config = parse(&[&format!("augment.run={}", run.root().display())]).unwrap();
+    let error =
+        train::start(&config, data.path(), &RunFolder::new(&data.path().join("other")), Device::Cpu, &|_| false);
+    let error = format!("{:#}", error.unwrap_err());
+    assert!(error.contains("expected cin-gan or separate-gan"), "{error}");
 }
 
 #[test]
