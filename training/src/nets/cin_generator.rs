@@ -6,7 +6,7 @@
 //! noise at all. Here the second input channel is white noise n, the third is f, by what all noise is multiplied (1 while
 //! the network learns), and the last layer gives for every pixel an offset a, a variance v and a skewness q:
 //!
-//! result = clean + a + f·(√(|v| + 0.001)·u + q·(u² − 1)),  u = k_i ∗ n
+//! result = clean + a + f·(s·u + q·(u² − 1)),  s = √(|v| + ε) − √ε,  u = k_i ∗ n
 //!
 //! with k_i a 7×7 kernel of the task that colours the noise. The noise is as Cornish and Fisher expand a distribution by its
 //! moments; that of few photons has a variance that is linear in the intensity, and a long tail on one side. The layers
@@ -21,8 +21,8 @@ use tch::{Kind, Tensor, nn};
 
 /// Side of the kernel that colours the noise.
 const COLOUR: i64 = 7;
-/// Added to the variance, whose root would have no derivative at 0.
-const LEAST_VARIANCE: f64 = 1e-3;
+/// ε, which gives the root a derivative at 0.
+const EPSILON: f64 = 1e-3;
 
 /// A convolution, and γ and β of its normalisation, each tasks × features.
 #[derive(Debug)]
@@ -104,7 +104,8 @@ impl Net for CinGenerator {
         let kernel = self.colour.narrow(0, task as i64, 1);
         let coloured = noise.conv2d(&kernel, None::<Tensor>, 1, COLOUR / 2, 1, 1);
         let [offset, variance, skewness] = [0, 1, 2].map(|channel| head.narrow(1, channel, 1));
-        let noise = (variance.abs() + LEAST_VARIANCE).sqrt() * &coloured + skewness * (coloured.square() - 1);
+        let deviation = (variance.abs() + EPSILON).sqrt() - EPSILON.sqrt();
+        let noise = deviation * &coloured + skewness * (coloured.square() - 1);
         clean + offset + noise * factor
     }
 
@@ -140,8 +141,9 @@ impl Net for CinGenerator {
         let plus = |graph: &mut Graph, name: &str, x: &str, value: f64| graph.conv(name, x, &one, &bias(value));
         let coloured = graph.conv("colour", &noise, &self.colour.narrow(0, task as i64, 1), &bias(0.0));
         let variance = graph.abs(&variance);
-        let variance = plus(graph, "least_variance", &variance, LEAST_VARIANCE);
+        let variance = plus(graph, "variance_plus", &variance, EPSILON);
         let deviation = graph.sqrt(&variance);
+        let deviation = plus(graph, "deviation_minus", &deviation, -EPSILON.sqrt());
         let even = graph.multiply(&deviation, &coloured);
         let square = graph.multiply(&coloured, &coloured);
         let square = plus(graph, "centred", &square, -1.0);
