@@ -1,13 +1,12 @@
 //! Clean images + trained CIN-GAN → pairs to train a restorer on: every clean image (and every reference of a real pair)
-//! is degraded a few times, with more noise and with less, and each result is normalised as the engine would normalise
-//! it, with the clean image fitted to it in gain and offset. They are made once, before the first step, from the config's
-//! seed.
+//! is degraded a few times, and each result is normalised as the engine would normalise it, with the clean image fitted
+//! to it in gain and offset. They are made once, before the first step, from the config's seed.
 
 use crate::config::{Augment, Config};
 use crate::pairs::{Images, Pair, Plane, match_intensity, normalized};
 use crate::synthesize::Synthesizer;
 use anyhow::{Context, Result, ensure};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use std::path::Path;
 use tch::Device;
@@ -37,8 +36,7 @@ pub fn augment(images: &mut Images, settings: &Augment, config: &Config, device:
         let factor = if real > 0.0 { settings.fraction / (1.0 - settings.fraction) * real / synthetic } else { 1.0 };
         for (name, weight, plane) in clean {
             for number in 0..settings.samples {
-                let noise = (rng.random_range(-1.0..=1.0) * settings.noise.ln()).exp();
-                let input = normalized(synthesizer.degrade(&plane, learnt, noise, &mut rng), &config.data)?;
+                let input = normalized(synthesizer.degrade(&plane, learnt, &mut rng), &config.data)?;
                 let mut target = plane.clone();
                 if config.data.matches_intensity(config.tasks[task]) {
                     match_intensity(&mut target.samples, &input.samples)?;

@@ -344,23 +344,15 @@ pub struct Augment {
     /// Its run folder.
     pub run: String,
     /// Degraded images of each clean one.
-    #[serde(default = "eight")]
+    #[serde(default = "four")]
     pub samples: usize,
-    /// Noise of each is multiplied by a number from 1 / `noise` to `noise`, evenly in its logarithm: exposures differ more
-    /// from image to image than a GAN's results do. 1: as the GAN makes it.
-    #[serde(default = "two")]
-    pub noise: f64,
     /// Part of the patches that is synthetic, where there are real pairs too; without these all are.
     #[serde(default = "half")]
     pub fraction: f64,
 }
 
-fn eight() -> usize {
-    8
-}
-
-fn two() -> f64 {
-    2.0
+fn four() -> usize {
+    4
 }
 
 fn half() -> f64 {
@@ -644,7 +636,6 @@ impl Config {
         self.loss.check()?;
         if let Some(augment) = &self.augment {
             ensure!((1..=1000).contains(&augment.samples), "augment.samples = {}: expected 1 to 1000", augment.samples);
-            ensure!((1.0..=100.0).contains(&augment.noise), "augment.noise = {}: expected 1 to 100", augment.noise);
             let fraction = augment.fraction;
             ensure!(0.0 < fraction && fraction < 1.0, "augment.fraction = {fraction}: expected between 0 and 1");
             ensure!(self.simulate.is_none(), "[augment] and [simulate] both degrade the clean images; choose one");

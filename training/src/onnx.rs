@@ -143,16 +143,6 @@ impl Graph {
         self.node("Mul", &format!("{a}_times_{b}"), &[a, b], vec![])
     }
 
-    /// Absolute values.
-    pub fn abs(&mut self, x: &str) -> String {
-        self.node("Abs", &format!("{x}_abs"), &[x], vec![])
-    }
-
-    /// Square roots.
-    pub fn sqrt(&mut self, x: &str) -> String {
-        self.node("Sqrt", &format!("{x}_sqrt"), &[x], vec![])
-    }
-
     /// The file: `result` becomes the output, of one channel, with the Y and X of the input, which has `channels`.
     pub fn finish(mut self, result: &str, channels: i64, metadata: &BTreeMap<String, String>) -> Vec<u8> {
         for node in &mut self.nodes {

@@ -72,19 +72,19 @@ impl Synthesizer {
         Ok(Self { method, config, device })
     }
 
-    /// A degraded version of a clean plane, both on the scale of the network, in f32; its noise is multiplied by `factor`.
-    pub fn degrade(&self, clean: &Plane, task: usize, factor: f64, rng: &mut Pcg64Mcg) -> Plane {
-        degrade(self.method.generator(), clean, task, factor, self.device, rng)
+    /// A degraded version of a clean plane, both on the scale of the network, in f32.
+    pub fn degrade(&self, clean: &Plane, task: usize, rng: &mut Pcg64Mcg) -> Plane {
+        degrade(self.method.generator(), clean, task, self.device, rng)
     }
 }
 
 /// As [`Synthesizer::degrade`], with any generator.
-pub fn degrade(net: &dyn Net, clean: &Plane, task: usize, factor: f64, device: Device, rng: &mut Pcg64Mcg) -> Plane {
+pub fn degrade(net: &dyn Net, clean: &Plane, task: usize, device: Device, rng: &mut Pcg64Mcg) -> Plane {
     let multiple = net.tile_multiple();
     let pad = |length: usize| (length.next_multiple_of(multiple) - length) as i64;
     let image = Tensor::from_slice(&clean.samples).reshape([1, 1, clean.y as i64, clean.x as i64]).to_device(device);
     let image = image.replication_pad2d([0, pad(clean.x), 0, pad(clean.y)]);
-    let degraded = tch::no_grad(|| net.forward(&with_noise(&image, factor, rng), task, Kind::Float));
+    let degraded = tch::no_grad(|| net.forward(&with_noise(&image, rng), task, Kind::Float));
     let degraded = degraded.narrow(2, 0, clean.y as i64).narrow(3, 0, clean.x as i64).contiguous();
     let mut samples = vec![0.0; clean.samples.len()];
     degraded.to_device(Device::Cpu).reshape([-1]).copy_data(&mut samples, clean.samples.len());
@@ -108,7 +108,7 @@ pub fn synthesize(request: &Request, device: Device) -> Result<PathBuf> {
     let mut rng = Pcg64Mcg::seed_from_u64(request.seed);
     let mut synthetic: Vec<Vec<Plane>> = Vec::new();
     for (name, plane) in &clean {
-        let made: Vec<Plane> = (0..request.samples).map(|_| synthesizer.degrade(plane, task, 1.0, &mut rng)).collect();
+        let made: Vec<Plane> = (0..request.samples).map(|_| synthesizer.degrade(plane, task, &mut rng)).collect();
         for (number, degraded) in made.iter().enumerate() {
             for (side, plane) in [("low", degraded), ("high", plane)] {
                 let image = Image::from_plane(plane.y, plane.x, plane.samples.clone())?;

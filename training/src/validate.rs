@@ -179,7 +179,7 @@ impl Validation {
         let (mut clean, mut real, mut synthetic) = (Vec::new(), Vec::new(), Vec::new());
         for (task, images) in self.synthesis.iter().enumerate() {
             let mut rng = Pcg64Mcg::seed_from_u64(task as u64);
-            let degrade = |plane| synthesize::degrade(method.generator(), plane, task, 1.0, device, &mut rng);
+            let degrade = |plane| synthesize::degrade(method.generator(), plane, task, device, &mut rng);
             let made: Vec<Plane> = images.clean.iter().map(degrade).collect();
             if !made.is_empty() && !images.real.is_empty() {
                 distances.push(Statistics::of(&images.real).distance(&Statistics::of(&made)).total());

@@ -1,13 +1,11 @@
-//! DeblurGAN, CycleGAN and CIN-GAN: a batch is learnt by heart, or the noise of what is shown; a stopped and resumed run
-//! ends as one that never stopped, mdr computes what tch computes, and VGG16's weights are asked for.
+//! DeblurGAN, CycleGAN and CIN-GAN: a batch is learnt by heart; a stopped and resumed run ends as one that never stopped;
+//! mdr computes what tch computes; a restorer learns from what a GAN has made; and VGG16's weights are asked for.
 
 mod common;
 
-use mdr_train::methods::{Batch, Method, cin_gan::with_noise};
+use mdr_train::methods::{Batch, Method};
 use mdr_train::train::{self, RunFolder};
 use mdr_train::{config::Config, export, parity};
-use rand::SeedableRng;
-use rand_pcg::Pcg64Mcg;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -125,32 +123,6 @@ fn mdr_computes_what_tch_computes() {
     }
 }
 
-/// The generator begins with next to no noise.
-#[test]
-fn separate_gan_learns_how_strong_the_noise_is() {
-    let config = smoke("separate-gan", &["gan.content=pixel", "gan.discriminator.features=8", "train.ema=0.98"]);
-    let mut method = built(&config);
-    let Batch { target, weight, .. } = batch();
-    let mut rng = Pcg64Mcg::seed_from_u64(5);
-    let deviation = 0.2;
-    let steps = 600;
-    for step in 0..steps {
-        let noise = with_noise(&target, 1.0, &mut rng).narrow(1, 1, 1);
-        let input = &target + noise * deviation;
-        let batch = Batch { task: 0, input, target: target.shallow_clone(), weight: weight.shallow_clone() };
-        method.step(&batch, 1e-3 * (1.0 - f64::from(step) / f64::from(steps)));
-    }
-    // How far two degraded images of one clean image lie apart.
-    let mut apart = |factor: f64| {
-        let mut made = || method.restore(&with_noise(&target, factor, &mut rng), 0);
-        (made() - made()).std(true).double_value(&[]) / 2f64.sqrt()
-    };
-    let found = apart(1.0);
-    assert!((found / deviation - 1.0).abs() < 0.3, "{found}");
-    assert!((apart(0.5) / found - 0.5).abs() < 0.05);
-    assert_eq!(apart(0.0), 0.0);
-}
-
 #[test]
 fn a_restorer_learns_from_synthetic_pairs() {
     let data = tempfile::tempdir().unwrap();
@@ -169,7 +141,7 @@ fn a_restorer_learns_from_synthetic_pairs() {
     let config = parse(&["augment.samples=2"]).unwrap();
     assert!(train::start(&config, data.path(), &run, Device::Cpu, &|_| false).unwrap().finished);
     assert!(run.best().exists());
-    for wrong in ["augment.noise=0.5", "augment.samples=0", "augment.fraction=1.0"] {
+    for wrong in ["augment.samples=0", "augment.fraction=1.0"] {
         let error = parse(&[wrong]).unwrap_err().to_string();
         assert!(error.contains(wrong.split('=').next().unwrap()), "{error}");
     }

@@ -9,8 +9,7 @@
 //! - Content that needs no file (`gan.content = "pixel"`): 1 − r, r the correlation of the two images after a Gaussian of
 //!   4 pixels, patch by patch. It holds structures in place and leaves noise, blur, gain and offset to the discriminator,
 //!   which VGG16's features (`gan.content = "vgg16"`) would pull towards those of the clean image.
-//! - The discriminators have no normalisation, which would hide the amplitude of the noise from them, and therefore
-//!   He's initial weights.
+//! - The discriminators have no normalisation, which would hide the amplitude of the noise from them.
 
 use super::{Batch, Losses, Method, State, learner::Learner, step_rng, training_kind};
 use crate::config::{Config, Content, Gan};
@@ -61,11 +60,10 @@ impl CinGan {
     }
 }
 
-/// Clean images with white noise and its factor beside them, as the generator takes them: N, 1, Y, X → N, 3, Y, X.
-pub fn with_noise(clean: &Tensor, factor: f64, rng: &mut Pcg64Mcg) -> Tensor {
+/// Clean images with white noise beside them, as the generator takes them: N, 1, Y, X → N, 2, Y, X.
+pub fn with_noise(clean: &Tensor, rng: &mut Pcg64Mcg) -> Tensor {
     let noise: Vec<f32> = StandardNormal.sample_iter(rng).take(clean.numel()).collect();
-    let noise = Tensor::from_slice(&noise).reshape(clean.size()).to_device(clean.device());
-    Tensor::cat(&[clean.shallow_clone(), noise, clean.full_like(factor)], 1)
+    Tensor::cat(&[clean.shallow_clone(), Tensor::from_slice(&noise).reshape(clean.size()).to_device(clean.device())], 1)
 }
 
 impl Method for CinGan {
@@ -79,7 +77,7 @@ impl Method for CinGan {
     fn step(&mut self, batch: &Batch, learning_rate: f64) -> Losses {
         let Batch { task, input: degraded, target: clean, .. } = batch;
         let mut rng = step_rng(self.seed, self.generator.steps());
-        let synthetic = self.generator.net().forward(&with_noise(clean, 1.0, &mut rng), *task, self.kind);
+        let synthetic = self.generator.net().forward(&with_noise(clean, &mut rng), *task, self.kind);
         let judged = self.step_discriminator(*task, degraded, &synthetic, learning_rate);
 
         let discriminator = &mut self.discriminators[*task];

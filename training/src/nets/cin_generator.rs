@@ -3,16 +3,9 @@
 //! β_i of task i and all else shared (their equation 1, after Dumoulin et al. 2017).
 //!
 //! Where the paper is silent: a network without a noise input gives one image the same defects every time, and cannot make
-//! noise at all. Here the second input channel is white noise n, the third is f, by what all noise is multiplied (1 while
-//! the network learns), and the last layer gives for every pixel an offset a, a variance v and a skewness q:
-//!
-//! result = clean + a + f·(s·u + q·(u² − 1)),  s = √(|v| + ε) − √ε,  u = k_i ∗ n
-//!
-//! with k_i a 7×7 kernel of the task that colours the noise. The noise is as Cornish and Fisher expand a distribution by its
-//! moments; that of few photons has a variance that is linear in the intensity, and a long tail on one side. The layers
-//! see the clean image alone; with the noise in their input they drew wavy textures out of it. The last layer sees the
-//! clean image beside the features, which are normalised and no longer tell the intensity that noise depends on. Input N,
-//! 3, Y, X; result N, 1, Y, X; sides a multiple of 2.
+//! noise at all. Here the second input channel is white noise n, and the last layer gives for every pixel an offset a and
+//! an amplitude s: result = clean + a + s·(k_i ∗ n), k_i a 7×7 kernel of the task that colours the noise. The layers before
+//! see the noise too, for what is not additive. Input N, 2, Y, X; result N, 1, Y, X; sides a multiple of 2.
 
 use super::{Net, blocks::GanConv, blocks::Norm, blocks::channels_last};
 use crate::onnx::Graph;
@@ -21,8 +14,6 @@ use tch::{Kind, Tensor, nn};
 
 /// Side of the kernel that colours the noise.
 const COLOUR: i64 = 7;
-/// ε, which gives the root a derivative at 0.
-const EPSILON: f64 = 1e-3;
 
 /// A convolution, and γ and β of its normalisation, each tasks × features.
 #[derive(Debug)]
@@ -63,7 +54,7 @@ pub struct CinGenerator {
     blocks: Vec<[Layer; 2]>,
     up: Layer,
     last: GanConv,
-    /// k; tasks × 1 × 7 × 7.
+    /// Tasks × 1 × 7 × 7.
     colour: Tensor,
 }
 
@@ -72,41 +63,37 @@ impl CinGenerator {
     pub fn new(path: &nn::Path, features: usize, blocks: usize, tasks: usize, rng: &mut Pcg64Mcg) -> Self {
         let wide = 2 * features;
         let mut layer = |name: &str, shape, stride| Layer::new(path, name, shape, stride, tasks, rng);
-        let first = layer("first", [1, features], 1);
+        let first = layer("first", [2, features], 1);
         let down = layer("down", [features, wide], 2);
         let blocks = (0..blocks).map(|block| [0, 1].map(|half| layer(&format!("block_{block}_{half}"), [wide; 2], 1)));
         let blocks = blocks.collect();
         let up = layer("up", [wide, features], 1);
-        let last = GanConv::new(&(path / "last"), [2 * features + 1, 3], 3, [1, 1], rng);
+        let last = GanConv::new(&(path / "last"), [2 * features, 2], 3, [1, 1], rng);
         // White noise to begin with.
         let sides = [tasks as i64, 1, COLOUR, COLOUR];
         let mut white = vec![0f32; tasks * (COLOUR * COLOUR) as usize];
         let middle = (COLOUR * COLOUR / 2) as usize;
         white.iter_mut().skip(middle).step_by((COLOUR * COLOUR) as usize).for_each(|weight| *weight = 1.0);
         let white = Tensor::from_slice(&white).reshape(sides).to_device(path.device());
-        let colour = path.add("colour", white, true);
-        Self { first, down, blocks, up, last, colour }
+        Self { first, down, blocks, up, last, colour: path.add("colour", white, true) }
     }
 }
 
 impl Net for CinGenerator {
     fn forward(&self, input: &Tensor, task: usize, kind: Kind) -> Tensor {
-        let [clean, noise, factor] = [0, 1, 2].map(|channel| input.narrow(1, channel, 1));
-        let image = channels_last(&clean).to_kind(kind);
-        let first = self.first.forward(&image, task).relu();
+        let x = channels_last(input).to_kind(kind);
+        let first = self.first.forward(&x, task).relu();
         let mut x = self.down.forward(&first, task).relu();
         for [one, two] in &self.blocks {
             x = &x + two.forward(&one.forward(&x, task).relu(), task);
         }
         let (_, _, height, width) = first.size4().expect("features are N, C, Y, X");
         x = self.up.forward(&x.upsample_nearest2d([height, width], 2.0, 2.0), task).relu();
-        let head = self.last.forward(&Tensor::cat(&[x, first, image], 1)).to_kind(Kind::Float);
+        let head = self.last.forward(&Tensor::cat(&[x, first], 1)).to_kind(Kind::Float);
+        let (clean, noise) = (input.narrow(1, 0, 1), input.narrow(1, 1, 1));
         let kernel = self.colour.narrow(0, task as i64, 1);
         let coloured = noise.conv2d(&kernel, None::<Tensor>, 1, COLOUR / 2, 1, 1);
-        let [offset, variance, skewness] = [0, 1, 2].map(|channel| head.narrow(1, channel, 1));
-        let deviation = (variance.abs() + EPSILON).sqrt() - EPSILON.sqrt();
-        let noise = deviation * &coloured + skewness * (coloured.square() - 1);
-        clean + offset + noise * factor
+        clean + head.narrow(1, 0, 1) + head.narrow(1, 1, 1) * coloured
     }
 
     fn export(&self, graph: &mut Graph, task: usize, input: &str) -> String {
@@ -114,17 +101,7 @@ impl Net for CinGenerator {
             let x = layer.export(graph, task, x);
             graph.relu(&x)
         };
-        // A channel is picked by a 1×1 convolution; ONNX's Slice would need three more tensors.
-        let bias = |value: f64| Tensor::full([1], value, (Kind::Float, tch::Device::Cpu));
-        let pick = |graph: &mut Graph, name: &str, x: &str, channel: usize| {
-            let mut weights = [0f32; 3];
-            weights[channel] = 1.0;
-            graph.conv(name, x, &Tensor::from_slice(&weights).reshape([1, 3, 1, 1]), &bias(0.0))
-        };
-        let clean = pick(graph, "clean", input, 0);
-        let noise = pick(graph, "noise", input, 1);
-        let factor = pick(graph, "factor", input, 2);
-        let first = relu(graph, &self.first, &clean);
+        let first = relu(graph, &self.first, input);
         let mut x = relu(graph, &self.down, &first);
         for [one, two] in &self.blocks {
             let inner = relu(graph, one, &x);
@@ -133,29 +110,26 @@ impl Net for CinGenerator {
         }
         let enlarged = graph.upsample_nearest(&x, 2);
         x = relu(graph, &self.up, &enlarged);
-        let joined = graph.concat(&[x, first, clean.clone()]);
+        let joined = graph.concat(&[x, first]);
         let head = self.last.export(graph, "last", &joined);
-        let parts = [("offset", 0), ("variance", 1), ("skewness", 2)];
-        let [offset, variance, skewness] = parts.map(|(name, channel)| pick(graph, name, &head, channel));
-        let one = Tensor::ones([1, 1, 1, 1], (Kind::Float, tch::Device::Cpu));
-        let plus = |graph: &mut Graph, name: &str, x: &str, value: f64| graph.conv(name, x, &one, &bias(value));
-        let coloured = graph.conv("colour", &noise, &self.colour.narrow(0, task as i64, 1), &bias(0.0));
-        let variance = graph.abs(&variance);
-        let variance = plus(graph, "variance_plus", &variance, EPSILON);
-        let deviation = graph.sqrt(&variance);
-        let deviation = plus(graph, "deviation_minus", &deviation, -EPSILON.sqrt());
-        let even = graph.multiply(&deviation, &coloured);
-        let square = graph.multiply(&coloured, &coloured);
-        let square = plus(graph, "centred", &square, -1.0);
-        let skewed = graph.multiply(&skewness, &square);
-        let noise = graph.add(&even, &skewed);
-        let noise = graph.multiply(&noise, &factor);
+        // A channel is picked by a 1×1 convolution; ONNX's Slice would need three more tensors.
+        let zero = Tensor::zeros([1], (Kind::Float, tch::Device::Cpu));
+        let pick = |graph: &mut Graph, name: &str, x: &str, channel: usize| {
+            let mut weights = [0f32; 2];
+            weights[channel] = 1.0;
+            graph.conv(name, x, &Tensor::from_slice(&weights).reshape([1, 2, 1, 1]), &zero)
+        };
+        let [clean, noise] = [("clean", 0), ("noise", 1)].map(|(name, channel)| pick(graph, name, input, channel));
+        let [offset, amplitude] =
+            [("offset", 0), ("amplitude", 1)].map(|(name, channel)| pick(graph, name, &head, channel));
+        let coloured = graph.conv("colour", &noise, &self.colour.narrow(0, task as i64, 1), &zero);
+        let noise = graph.multiply(&amplitude, &coloured);
         let shifted = graph.add(&clean, &offset);
         graph.add(&shifted, &noise)
     }
 
     fn channels(&self) -> usize {
-        3
+        2
     }
 
     fn tile_multiple(&self) -> usize {
