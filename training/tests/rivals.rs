@@ -138,7 +138,8 @@ fn a_restorer_learns_from_synthetic_pairs() {
         Config::parse(include_str!("../configs/cgan.toml"), &changes)
     };
     let run = RunFolder::new(&data.path().join("restorer"));
-    let config = parse(&["augment.samples=2"]).unwrap();
+    // No real pair: it has nothing but the synthetic ones.
+    let config = parse(&["augment.samples=2", "data.pairs=0"]).unwrap();
     assert!(train::start(&config, data.path(), &run, Device::Cpu, &|_| false).unwrap().finished);
     assert!(run.best().exists());
     for wrong in ["augment.samples=0", "augment.fraction=1.0"] {
