@@ -343,16 +343,16 @@ impl Default for Simulate {
 pub struct Augment {
     /// Its run folder.
     pub run: String,
-    /// Degraded images of each clean one.
-    #[serde(default = "four")]
+    /// Degraded images of each clean one; a restorer learns the noise of a few by heart.
+    #[serde(default = "sixteen")]
     pub samples: usize,
     /// Part of the patches that is synthetic, where there are real pairs too; without these all are.
     #[serde(default = "half")]
     pub fraction: f64,
 }
 
-fn four() -> usize {
-    4
+fn sixteen() -> usize {
+    16
 }
 
 fn half() -> f64 {
@@ -445,6 +445,8 @@ pub struct Gan {
     /// VGG16's weights (`--vgg16`): a .safetensors file with torchvision's names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vgg16: Option<PathBuf>,
+    /// CIN-GAN: factor of the distance of statistics.
+    pub lambda_statistics: f64,
     /// CycleGAN: factor of the cycle losses.
     pub lambda_cycle: f64,
     /// CycleGAN: factor of the identity losses, as a part of `lambda_cycle`.
@@ -467,6 +469,7 @@ impl Default for Gan {
             lambda_content: 100.0,
             content_layers: vec!["relu3_3".into()],
             vgg16: None,
+            lambda_statistics: 0.0,
             lambda_cycle: 10.0,
             lambda_identity: 0.5,
             pool: 50,
@@ -715,6 +718,7 @@ impl Gan {
         for (name, lambda) in [
             ("penalty", self.lambda_penalty),
             ("content", self.lambda_content),
+            ("statistics", self.lambda_statistics),
             ("cycle", self.lambda_cycle),
             ("identity", self.lambda_identity),
         ] {

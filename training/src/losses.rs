@@ -149,9 +149,76 @@ pub fn decorrelation(image: &Tensor, original: &Tensor) -> Tensor {
     1f64 - r.mean(Kind::Float)
 }
 
+/// How far images are from others of the same kind in what does not depend on where structures are, a sum of four
+/// distances, 0 where each is equal; images are N, 1, Y, X, at least 8 pixels a side, and may show anything:
+/// - power: mean |ln P/P′| over blocks of 4×4 spatial frequencies, P the mean over images under a Hann taper. It tells
+///   blur, and the strength and colour of noise;
+/// - noise: mean |ln V/V′| over ten intensities, V the variance of what a mean of 3×3 pixels takes away where the mean of
+///   7×7 is near that intensity, weighted by how often it is. It tells whether noise grows with intensity;
+/// - skewness: half the mean |difference| of the skewness of the same. Few photons have a long tail on one side;
+/// - intensity: mean |difference| of the sorted samples (Wasserstein distance), and of their means of 7×7.
+///
+/// No gradient reaches `real`.
+pub fn statistics(images: &Tensor, real: &Tensor) -> Tensor {
+    let [a, b] = [images.shallow_clone(), real.detach()].map(|images| Moments::of(&images));
+    let distance = |a: &Tensor, b: &Tensor| (a - b).abs();
+    let often = a.often.minimum(&b.often);
+    let by_intensity = |distance: Tensor| (distance * &often).sum(Kind::Float) / (often.sum(Kind::Float) + 1e-6);
+    let intensity = a.sorted.iter().zip(&b.sorted).map(|(a, b)| distance(a, b).mean(Kind::Float)).sum::<Tensor>();
+    distance(&a.power.log(), &b.power.log()).mean(Kind::Float)
+        + by_intensity(distance(&a.variance.log(), &b.variance.log()))
+        + by_intensity(distance(&a.skewness, &b.skewness)) * 0.5
+        + intensity
+}
+
+/// What [`statistics`] compares.
+struct Moments {
+    power: Tensor,
+    /// Of what a mean of 3×3 takes away, at each of ten intensities.
+    variance: Tensor,
+    skewness: Tensor,
+    /// Part of the pixels at each intensity.
+    often: Tensor,
+    /// Samples, and means of 7×7, in ascending order.
+    sorted: [Tensor; 2],
+}
+
+impl Moments {
+    fn of(images: &Tensor) -> Self {
+        const EPSILON: f64 = 1e-6;
+        let (_, _, height, width) = images.size4().expect("images are N, C, Y, X");
+        let taper = |side| Tensor::hann_window(side, (Kind::Float, images.device()));
+        let centred = images - images.mean_dim([2, 3].as_slice(), true, Kind::Float);
+        let tapered = centred * taper(height).unsqueeze(1) * taper(width);
+        let spectrum = tapered.fft_rfft2(None::<&[i64]>, [-2, -1], "ortho");
+        let power = (spectrum.real().square() + spectrum.imag().square()).mean_dim([0].as_slice(), true, Kind::Float);
+        let power = power.avg_pool2d([4, 4], [4, 4], [0, 0], false, true, None::<i64>) + EPSILON;
+
+        let mean = |side: i64| images.avg_pool2d([side, side], [1, 1], [0, 0], false, true, None::<i64>);
+        let around = mean(7);
+        // Where a mean of 7×7 has its middle.
+        let inner = |image: &Tensor, border: i64| image.narrow(2, border, height - 6).narrow(3, border, width - 6);
+        let taken = inner(images, 3) - inner(&mean(3), 2);
+        let intensities = (Tensor::arange(10, (Kind::Float, images.device())) + 0.5) / 10.0;
+        // Triangles that overlap by half.
+        let near = (around.detach() - intensities.reshape([-1, 1, 1, 1, 1])).abs() * 10.0;
+        let near = (1f64 - near).relu();
+        let over_pixels = |values: Tensor| values.mean_dim([1, 2, 3, 4].as_slice(), false, Kind::Float);
+        let often = over_pixels(near.shallow_clone());
+        let moment = |power: f64| over_pixels(&near * taken.pow_tensor_scalar(power)) / (&often + 1e-4);
+        let variance = moment(2.0) + EPSILON;
+        let skewness = moment(3.0) / variance.pow_tensor_scalar(1.5);
+        let sorted = [images, &around].map(|samples| samples.reshape([-1]).sort(0, false).0);
+        Self { power, variance, skewness, often, sorted }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::SeedableRng;
+    use rand_distr::{Distribution, StandardNormal};
+    use rand_pcg::Pcg64Mcg;
     use tch::Device;
 
     fn patches(values: [f32; 2]) -> Tensor {
@@ -169,6 +236,41 @@ mod tests {
         let restored = target.copy().set_requires_grad(true);
         psnr(&restored, &target, &weight).backward();
         assert_eq!(restored.grad().abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn statistics_tell_noise_blur_skewness_and_gain_but_not_where_things_are() {
+        let waves = (Tensor::arange(64, (Kind::Float, Device::Cpu)) * 0.2).sin() * 0.3 + 0.5;
+        let rows = waves.reshape([1, 1, 1, 64]).expand([4, 1, 64, 64], false);
+        // The same elsewhere.
+        let image = || rows.flip([3]);
+        let mut rng = Pcg64Mcg::seed_from_u64(1);
+        let mut normal = || {
+            let samples: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(4 * 64 * 64).collect();
+            Tensor::from_slice(&samples).reshape([4, 1, 64, 64])
+        };
+        let real = &rows + normal() * 0.1;
+        let distance = |images: &Tensor| statistics(images, &real).double_value(&[]);
+        let same = distance(&(image() + normal() * 0.1));
+        let blurred = (image() + normal() * 0.1).avg_pool2d([3, 3], [1, 1], [1, 1], false, true, None::<i64>);
+        // As skewed as four photons, of the same variance.
+        let counts = normal();
+        let skewed = image() + ((counts.square() - 1) * 0.24 + counts * 0.94) * 0.1;
+        assert_eq!(distance(&real), 0.0);
+        for (what, images, least) in [
+            ("noise", image() + normal() * 0.13, 0.5),
+            ("blur", blurred, 1.0),
+            ("skewness", skewed, 0.15),
+            ("gain", (image() - 0.5) * 1.3 + 0.5 + normal() * 0.1, 0.1),
+        ] {
+            let found = distance(&images);
+            assert!(found > same + least, "{what}: {found}, equal statistics {same}");
+        }
+        let images = (image() + normal() * 0.2).set_requires_grad(true);
+        statistics(&images, &real).backward();
+        assert!(images.grad().abs().max().double_value(&[]).is_finite());
+        // Nowhere anything to be counted.
+        assert!(statistics(&images.zeros_like(), &real).double_value(&[]).is_finite());
     }
 
     #[test]

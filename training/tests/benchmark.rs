@@ -236,6 +236,10 @@ set = ["export.description={needs} for {task}"]
     let first = std::path::absolute(cells.join("first-denoise-n3-s1")).unwrap();
     assert_eq!(second.export.description, format!("{} for denoise", first.display()));
 
+    // Also where only the first was asked for.
+    run(folder, table, "alone", &["first"], usize::MAX);
+    assert!(folder.join("alone/cells/first-denoise-n3-s1/checkpoints/last.safetensors").exists());
+
     // A group alone brings what it needs; its trained cells are taken over.
     let (results, _) = run(folder, table, "out", &["second"], 1);
     assert_eq!(keys(&results), ["first-denoise-n3-s1", "second-denoise-n3-s1"]);

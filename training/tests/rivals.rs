@@ -1,11 +1,14 @@
-//! DeblurGAN, CycleGAN and CIN-GAN: a batch is learnt by heart; a stopped and resumed run ends as one that never stopped;
+//! DeblurGAN, CycleGAN and CIN-GAN: a batch is learnt by heart, or the noise of what is shown; a stopped and resumed run ends as one that never stopped;
 //! mdr computes what tch computes; a restorer learns from what a GAN has made; and VGG16's weights are asked for.
 
 mod common;
 
-use mdr_train::methods::{Batch, Method};
+use mdr_train::methods::{Batch, Method, cin_gan::with_noise};
 use mdr_train::train::{self, RunFolder};
 use mdr_train::{config::Config, export, parity};
+use rand::SeedableRng;
+use rand_distr::{Distribution, Poisson};
+use rand_pcg::Pcg64Mcg;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -120,6 +123,41 @@ fn mdr_computes_what_tch_computes() {
         assert!(report.passed, "{report:?}");
         // Instance normalisation depends on the whole image: no tiles.
         assert!(mdr::Model::from_bytes("exported", &bytes).unwrap().facts().halo.is_none());
+    }
+}
+
+/// Noise whose variance is the intensity's, with a tail towards bright, as that of few photons.
+#[test]
+fn separate_gan_learns_strength_and_skewness_of_noise() {
+    const PHOTONS: f64 = 20.0;
+    let changes = ["gan.content=pixel", "gan.discriminator.features=8", "gan.lambda_statistics=1.0", "train.ema=0.98"];
+    let mut method = built(&smoke("separate-gan", &changes));
+    let Batch { target, weight, .. } = batch();
+    let mut rng = Pcg64Mcg::seed_from_u64(5);
+    let intensities = Vec::<f32>::try_from((&target * PHOTONS + 1e-6).reshape([-1])).unwrap();
+    let steps = 400;
+    for step in 0..steps {
+        let photons = intensities.iter().map(|&mean| Poisson::new(mean).unwrap().sample(&mut rng));
+        let input = Tensor::from_slice(&photons.collect::<Vec<_>>()).reshape(target.size()) / PHOTONS;
+        let batch = Batch { task: 0, input, target: target.shallow_clone(), weight: weight.shallow_clone() };
+        method.step(&batch, 1e-3 * (1.0 - f64::from(step) / f64::from(steps)));
+    }
+    // Many degraded images of one clean image: variance and skewness at each pixel.
+    let made: Vec<Tensor> = (0..64).map(|_| method.restore(&with_noise(&target, &mut rng), 0)).collect();
+    let made = Tensor::stack(&made, 0);
+    let taken = &made - made.mean_dim([0].as_slice(), true, Kind::Float);
+    let moment = |power: i64, where_: &Tensor| {
+        let values = taken.pow_tensor_scalar(power).mean_dim([0].as_slice(), false, Kind::Float);
+        values.masked_select(where_).mean(Kind::Float).double_value(&[])
+    };
+    for (what, pixels) in [("dim", target.lt(0.3)), ("bright", target.gt(0.7))] {
+        let expected = PHOTONS * target.masked_select(&pixels).mean(Kind::Float).double_value(&[]);
+        let (variance, third) = (moment(2, &pixels), moment(3, &pixels));
+        let (counts, skewness) = (variance * PHOTONS * PHOTONS, third / variance.powf(1.5));
+        println!("{what}: {expected} photons, variance {counts}, skewness {skewness}");
+        assert!((counts / expected).ln().abs() < 0.5, "{what}: variance {counts}, expected {expected}");
+        let expected = expected.powf(-0.5);
+        assert!((skewness - expected).abs() < 0.25, "{what}: skewness {skewness}, expected {expected}");
     }
 }
 

@@ -1,15 +1,19 @@
 //! CIN-GAN (Razdaibiedina et al. 2019): learns to synthesise the defects of several tasks from images that do not belong
-//! together. One generator turns clean images into degraded ones, its γ_i and β_i being the only part that knows the
-//! task; each task has a discriminator that tells the result from real degraded images;
-//! `L_G = lsgan(D_i(G_i(y, n))) + λ·content(G_i(y, n), y)`, `L_D = ½ (lsgan_real(D_i(x)) + lsgan_fake(D_i(G_i(y, n))))`,
-//! Adam (β₁ 0.5). A *separate GAN* is the same with a single task, one run a task, for the comparison.
+//! together. One generator turns clean images into degraded ones; of it, only γ_i and β_i, the kernel that colours the
+//! noise and a bias belong to a task. Each task has a discriminator that tells the result from real degraded images;
+//! `L_G = lsgan(D_i(G_i(y, n))) + λ·content(G_i(y, n), y) + λ'·statistics(G_i(y, n), x)`,
+//! `L_D = ½ (lsgan_real(D_i(x)) + lsgan_fake(D_i(G_i(y, n))))`, Adam (β₁ 0.5). A *separate GAN* is the same
+//! with a single task, one run a task, for the comparison.
 //!
 //! Deviations:
 //! - The generator has a noise input (nets/cin_generator.rs).
 //! - Content that needs no file (`gan.content = "pixel"`): 1 − r, r the correlation of the two images after a Gaussian of
 //!   4 pixels, patch by patch. It holds structures in place and leaves noise, blur, gain and offset to the discriminator,
 //!   which VGG16's features (`gan.content = "vgg16"`) would pull towards those of the clean image.
-//! - The discriminators have no normalisation, which would hide the amplitude of the noise from them.
+//! - `statistics` (`gan.lambda_statistics`, losses.rs) compares what can be measured without a network: power spectrum,
+//!   variance and skewness of noise by intensity, and intensities. A discriminator needs many more steps to tell these.
+//! - The discriminators have no normalisation, which would hide the amplitude of the noise from them, and therefore
+//!   He's initial weights.
 
 use super::{Batch, Losses, Method, State, learner::Learner, step_rng, training_kind};
 use crate::config::{Config, Content, Gan};
@@ -60,10 +64,14 @@ impl CinGan {
     }
 }
 
-/// Clean images with white noise beside them, as the generator takes them: N, 1, Y, X → N, 2, Y, X.
+/// Clean images with white noise beside them and a normal number of each image, as the generator takes them: N, 1, Y, X →
+/// N, 3, Y, X.
 pub fn with_noise(clean: &Tensor, rng: &mut Pcg64Mcg) -> Tensor {
-    let noise: Vec<f32> = StandardNormal.sample_iter(rng).take(clean.numel()).collect();
-    Tensor::cat(&[clean.shallow_clone(), Tensor::from_slice(&noise).reshape(clean.size()).to_device(clean.device())], 1)
+    let mut normal = |count: usize| -> Vec<f32> { StandardNormal.sample_iter(&mut *rng).take(count).collect() };
+    let noise = Tensor::from_slice(&normal(clean.numel())).reshape(clean.size()).to_device(clean.device());
+    let exposure =
+        Tensor::from_slice(&normal(clean.size()[0] as usize)).reshape([-1, 1, 1, 1]).to_device(clean.device());
+    Tensor::cat(&[clean.shallow_clone(), noise, exposure.expand_as(clean)], 1)
 }
 
 impl Method for CinGan {
@@ -88,10 +96,16 @@ impl Method for CinGan {
             Some(vgg) => losses::content(&vgg.features(clean), &vgg.features(&synthetic)),
             None => losses::decorrelation(&synthetic, clean),
         };
-        (&adversarial + &content * self.gan.lambda_content).backward();
+        let mut total = &adversarial + &content * self.gan.lambda_content;
+        let mut losses = vec![("loss_g_gan", adversarial.detach()), ("loss_content", content.detach())];
+        if self.gan.lambda_statistics > 0.0 {
+            let statistics = losses::statistics(&synthetic, degraded);
+            total += &statistics * self.gan.lambda_statistics;
+            losses.push(("loss_statistics", statistics.detach()));
+        }
+        total.backward();
         self.generator.step(learning_rate);
         self.discriminators[*task].unfreeze();
-        let losses = [("loss_g_gan", adversarial.detach()), ("loss_content", content.detach())];
         judged.into_iter().chain(losses).collect()
     }
 
@@ -142,7 +156,7 @@ mod tests {
         let mut touched = 0;
         for (name, tensor) in method.state().iter().filter(|(name, _)| name.starts_with("generator.net")) {
             let moved = |task: i64| !tensor.detach().get(task).equal(&before[name].get(task));
-            if ["gamma", "beta", "colour"].iter().any(|end| name.ends_with(end)) {
+            if ["gamma", "beta", "colour", "pixel_bias"].iter().any(|end| name.ends_with(end)) {
                 assert!(!moved(0), "{name} of the other task moved");
                 touched += usize::from(moved(1));
             } else {

@@ -77,7 +77,7 @@ pub fn channels_last(tensor: &Tensor) -> Tensor {
     tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
-/// A convolution of a GAN's network: any stride, zero-padded on all sides, weights from N(0, 0.02²), bias 0.
+/// A convolution of a GAN's network: any stride, zero-padded on all sides, bias 0.
 #[derive(Debug)]
 pub struct GanConv {
     weight: Tensor,
@@ -87,15 +87,28 @@ pub struct GanConv {
 }
 
 impl GanConv {
-    /// Fresh weights.
-    pub fn new(
+    /// Weights from N(0, 0.02²), for what is normalised afterwards.
+    pub fn new(path: &nn::Path, sides: [usize; 2], kernel: usize, strides: [i64; 2], rng: &mut Pcg64Mcg) -> Self {
+        Self::with_deviation(path, sides, kernel, strides, GAN_DEVIATION, rng)
+    }
+
+    /// Weights whose results are as large as what comes in through a leaky rectifier (He et al. 2015), for what nothing
+    /// normalises: there, those of [`GanConv::new`] would make less and less of their input from layer to layer.
+    pub fn he(path: &nn::Path, sides: [usize; 2], kernel: usize, strides: [i64; 2], rng: &mut Pcg64Mcg) -> Self {
+        let fan_in = (sides[0] * kernel * kernel) as f64;
+        let deviation = (2.0 / ((1.0 + LEAK * LEAK) * fan_in)).sqrt();
+        Self::with_deviation(path, sides, kernel, strides, deviation as f32, rng)
+    }
+
+    fn with_deviation(
         path: &nn::Path,
         [inputs, outputs]: [usize; 2],
         kernel: usize,
         [stride, padding]: [i64; 2],
+        deviation: f32,
         rng: &mut Pcg64Mcg,
     ) -> Self {
-        let (weight, bias) = gan_weights(path, [outputs, inputs, kernel, kernel], outputs, rng);
+        let (weight, bias) = gan_weights(path, [outputs, inputs, kernel, kernel], outputs, deviation, rng);
         Self { weight, bias, stride, padding }
     }
 
@@ -103,6 +116,16 @@ impl GanConv {
     pub fn forward(&self, input: &Tensor) -> Tensor {
         let kind = input.kind();
         input.conv2d(&self.weight.to_kind(kind), Some(self.bias.to_kind(kind)), self.stride, self.padding, 1, 1)
+    }
+
+    /// Outputs, inputs, Y, X.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// One for each output.
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
     }
 
     /// The same in ONNX.
@@ -125,7 +148,7 @@ impl GanConvTranspose {
 
     /// Fresh weights.
     pub fn new(path: &nn::Path, [inputs, outputs]: [usize; 2], rng: &mut Pcg64Mcg) -> Self {
-        let (weight, bias) = gan_weights(path, [inputs, outputs, 3, 3], outputs, rng);
+        let (weight, bias) = gan_weights(path, [inputs, outputs, 3, 3], outputs, GAN_DEVIATION, rng);
         Self { weight, bias }
     }
 
@@ -143,8 +166,14 @@ impl GanConvTranspose {
     }
 }
 
-fn gan_weights(path: &nn::Path, shape: [usize; 4], outputs: usize, rng: &mut Pcg64Mcg) -> (Tensor, Tensor) {
-    let normal = Normal::new(0.0, GAN_DEVIATION).expect("the deviation is finite");
+fn gan_weights(
+    path: &nn::Path,
+    shape: [usize; 4],
+    outputs: usize,
+    deviation: f32,
+    rng: &mut Pcg64Mcg,
+) -> (Tensor, Tensor) {
+    let normal = Normal::new(0.0, deviation).expect("the deviation is finite");
     let weights: Vec<f32> = normal.sample_iter(rng).take(shape.iter().product()).collect();
     let weight = Tensor::from_slice(&weights).reshape(shape.map(|side| side as i64)).to_device(path.device());
     (path.add("weight", channels_last(&weight), true), path.zeros("bias", &[outputs as i64]))

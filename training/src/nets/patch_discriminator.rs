@@ -62,7 +62,8 @@ impl PatchDiscriminator {
             let outputs = settings.features << layer.min(3);
             let stride = if layer < settings.layers { 2 } else { 1 };
             let norm = if layer == 0 { Norm::None } else { settings.norm };
-            layers.push((GanConv::new(&(&path / index), [channels, outputs], 4, [stride, 1], rng), norm));
+            let fresh = if settings.norm == Norm::None { GanConv::he } else { GanConv::new };
+            layers.push((fresh(&(&path / index), [channels, outputs], 4, [stride, 1], rng), norm));
             channels = outputs;
             // Convolution and LeakyReLU; from the second layer on with a norm between them.
             index += if layer == 0 { 2 } else { 3 };
