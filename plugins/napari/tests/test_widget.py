@@ -327,6 +327,6 @@ def test_the_gui_thread_stays_free(viewer, qtbot):
     longest = max(np.diff(ticks))
     print(f"longest work of the GUI thread {1000 * longest:.0f} ms, longest pause {1000 * max(np.diff(walls)):.0f} ms")
     assert len(ticks) > 20
-    # What napari takes to draw is the machine's matter (measure.py tells it apart); a restoration in this thread would be
-    # one piece of work as long as the run.
-    assert longest < 0.25 * (walls[-1] - walls[0])
+    # A restoration in this thread would be one piece of work as long as the run. What napari takes to draw is the
+    # machine's matter; measure.py tells the two apart.
+    assert longest < 0.5 * (walls[-1] - walls[0])
