@@ -5,7 +5,7 @@
 //! model; they decide nothing.
 //!
 //! RUN/results.json, RUN/report.html; RUN/cells/CELL.json: what is known of a cell; RUN/cells/CELL/: its run folder,
-//! without the checkpoints once it is finished, unless a group of the table builds upon its own.
+//! without the checkpoints once it is finished, unless a group of the table builds upon cells like it.
 
 use crate::config::{Config, Split};
 use crate::evaluate::{self, Row};
@@ -589,7 +589,7 @@ impl<'a> Plan<'a> {
             }
         }
         report::write_report(&run)?;
-        // Also of a group that is not chosen now.
+        // Also where that group is not among those chosen now.
         let label = &self.results.groups[self.results.cells[number].group].label;
         if !self.results.groups.iter().any(|group| group.needs.as_ref() == Some(label)) {
             for checkpoint in [run.last(), run.best()].iter().filter(|path| path.exists()) {

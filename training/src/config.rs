@@ -343,7 +343,8 @@ impl Default for Simulate {
 pub struct Augment {
     /// Its run folder.
     pub run: String,
-    /// Degraded images of each clean one; a restorer learns the noise of a few by heart.
+    /// Degraded images of each clean one; a restorer learns the noise of a few by heart. All are kept in memory, with
+    /// their references: 8 bytes a pixel.
     #[serde(default = "sixteen")]
     pub samples: usize,
     /// Part of the patches that is synthetic, where there are real pairs too; without these all are.

@@ -160,7 +160,7 @@ pub fn decorrelation(image: &Tensor, original: &Tensor) -> Tensor {
 ///
 /// No gradient reaches `real`.
 pub fn statistics(images: &Tensor, real: &Tensor) -> Tensor {
-    let [a, b] = [images.shallow_clone(), real.detach()].map(|images| Moments::of(&images));
+    let (a, b) = (Moments::of(images), Moments::of(&real.detach()));
     let distance = |a: &Tensor, b: &Tensor| (a - b).abs();
     let often = a.often.minimum(&b.often);
     let by_intensity = |distance: Tensor| (distance * &often).sum(Kind::Float) / (often.sum(Kind::Float) + 1e-6);

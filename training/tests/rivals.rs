@@ -1,5 +1,5 @@
-//! DeblurGAN, CycleGAN and CIN-GAN: a batch is learnt by heart, or the noise of what is shown; a stopped and resumed run ends as one that never stopped;
-//! mdr computes what tch computes; a restorer learns from what a GAN has made; and VGG16's weights are asked for.
+//! DeblurGAN, CycleGAN and CIN-GAN: a batch is learnt by heart, or the noise of what is shown; a stopped and resumed run
+//! ends as one that never stopped; mdr computes what tch computes; a restorer learns from what a GAN has made; and VGG16's weights are asked for.
 
 mod common;
 
@@ -146,9 +146,9 @@ fn separate_gan_learns_strength_and_skewness_of_noise() {
     let made: Vec<Tensor> = (0..64).map(|_| method.restore(&with_noise(&target, &mut rng), 0)).collect();
     let made = Tensor::stack(&made, 0);
     let taken = &made - made.mean_dim([0].as_slice(), true, Kind::Float);
-    let moment = |power: i64, where_: &Tensor| {
+    let moment = |power: i64, pixels: &Tensor| {
         let values = taken.pow_tensor_scalar(power).mean_dim([0].as_slice(), false, Kind::Float);
-        values.masked_select(where_).mean(Kind::Float).double_value(&[])
+        values.masked_select(pixels).mean(Kind::Float).double_value(&[])
     };
     for (what, pixels) in [("dim", target.lt(0.3)), ("bright", target.gt(0.7))] {
         let expected = PHOTONS * target.masked_select(&pixels).mean(Kind::Float).double_value(&[]);

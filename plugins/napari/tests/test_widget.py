@@ -324,9 +324,10 @@ def test_the_gui_thread_stays_free(viewer, qtbot):
     widget.cancel_button.click()
     finished(qtbot, widget)
     timer.stop()
-    longest = max(np.diff(ticks))
-    print(f"longest work of the GUI thread {1000 * longest:.0f} ms, longest pause {1000 * max(np.diff(walls)):.0f} ms")
+    *_, second, longest = np.sort(np.diff(ticks))
+    run = walls[-1] - walls[0]
+    print(f"longest work of the GUI thread {1000 * longest:.0f} and {1000 * second:.0f} ms, of {run:.1f} s")
     assert len(ticks) > 20
-    # A restoration in this thread would be one piece of work as long as the run. What napari takes to draw is the
-    # machine's matter; measure.py tells the two apart.
-    assert longest < 0.5 * (walls[-1] - walls[0])
+    # napari draws anew once, which alone takes longer than that where there is no graphics card.
+    assert second < 0.1
+    assert longest < 0.5 * run
