@@ -448,6 +448,8 @@ pub struct Gan {
     pub vgg16: Option<PathBuf>,
     /// CIN-GAN: factor of the distance of statistics.
     pub lambda_statistics: f64,
+    /// CIN-GAN: factor of what the degraded image of a pair holds beside what is foreseen of it.
+    pub lambda_pairs: f64,
     /// CycleGAN: factor of the cycle losses.
     pub lambda_cycle: f64,
     /// CycleGAN: factor of the identity losses, as a part of `lambda_cycle`.
@@ -471,6 +473,7 @@ impl Default for Gan {
             content_layers: vec!["relu3_3".into()],
             vgg16: None,
             lambda_statistics: 0.0,
+            lambda_pairs: 0.0,
             lambda_cycle: 10.0,
             lambda_identity: 0.5,
             pool: 50,
@@ -720,6 +723,7 @@ impl Gan {
             ("penalty", self.lambda_penalty),
             ("content", self.lambda_content),
             ("statistics", self.lambda_statistics),
+            ("pairs", self.lambda_pairs),
             ("cycle", self.lambda_cycle),
             ("identity", self.lambda_identity),
         ] {

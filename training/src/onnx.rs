@@ -91,9 +91,18 @@ impl Graph {
 
     /// Mirrors so many pixels along Y and X beyond each border, which is not repeated itself.
     pub fn reflection_pad(&mut self, input: &str, padding: i64) -> String {
+        self.pad(input, padding, "reflect")
+    }
+
+    /// Repeats the pixels at each border so many times beyond it, along Y and X.
+    pub fn edge_pad(&mut self, input: &str, padding: i64) -> String {
+        self.pad(input, padding, "edge")
+    }
+
+    fn pad(&mut self, input: &str, padding: i64, mode: &str) -> String {
         let name = format!("{input}_padded");
         let pads = self.integers(&format!("{name}.pads"), &[0, 0, padding, padding, 0, 0, padding, padding]);
-        self.node("Pad", &name, &[input, &pads], vec![string("mode", "reflect")])
+        self.node("Pad", &name, &[input, &pads], vec![string("mode", mode)])
     }
 
     /// max(x, 0).

@@ -63,6 +63,8 @@ struct Material {
     targets: Pool,
     /// Clean planes to be degraded.
     clean: Pool,
+    /// So many inputs and targets belong together, each to the one with its number.
+    pairs: usize,
 }
 
 /// Planes, the running sums of their weights, and, of each, the sample above which there is foreground.
@@ -83,9 +85,14 @@ impl Pool {
 
     /// An index, with probabilities given by the weights.
     fn draw(&self, rng: &mut Pcg64Mcg) -> usize {
-        let total = self.weights.last().copied().unwrap_or(0.0);
-        let point = rng.random::<f64>() * total;
-        self.weights.partition_point(|&sum| sum <= point).min(self.weights.len().saturating_sub(1))
+        self.draw_of(self.weights.len(), rng)
+    }
+
+    /// One of the first so many.
+    fn draw_of(&self, count: usize, rng: &mut Pcg64Mcg) -> usize {
+        let weights = &self.weights[..count];
+        let point = rng.random::<f64>() * weights.last().copied().unwrap_or(0.0);
+        weights.partition_point(|&sum| sum <= point).min(count.saturating_sub(1))
     }
 }
 
@@ -100,7 +107,7 @@ impl Sampler {
         let unpaired = config.method.unpaired();
         let simulated = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0 && !unpaired);
         let mut tasks: Vec<Material> = (config.tasks.iter())
-            .map(|_| Material { inputs: Pool::default(), targets: Pool::default(), clean: Pool::default() })
+            .map(|_| Material { inputs: Pool::default(), targets: Pool::default(), clean: Pool::default(), pairs: 0 })
             .collect();
         let fits = |name: &str, plane: &Plane| {
             ensure!(
@@ -113,6 +120,7 @@ impl Sampler {
         };
         for pair in images.pairs {
             fits(&pair.name, &pair.input)?;
+            tasks[pair.task].pairs += 1;
             tasks[pair.task].inputs.push(pair.input, pair.weight, part)?;
             // A target is on the scale of its input; without a partner it is on its own.
             let target = if unpaired { normalized(pair.target, &config.data)? } else { pair.target };
@@ -168,19 +176,28 @@ impl Sampler {
         let Config { patches: settings, train, data, simulate, .. } = &self.config;
         let size = settings.size;
         let task = (index % self.tasks.len() as u64) as usize;
-        let Material { inputs, targets, clean } = &self.tasks[task];
+        let Material { inputs, targets, clean, pairs } = &self.tasks[task];
+        // Where a loss has a use for them, every other patch of an unpaired method is of a pair.
+        let pairs = if self.config.gan.lambda_pairs > 0.0 { *pairs } else { 0 };
         let mut rng = Pcg64Mcg::seed_from_u64(self.config.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(index));
         let mut patches = Patches { task, input: vec![], target: vec![], weight: vec![], size };
         while patches.weight.len() < train.batch {
             let room = train.batch - patches.weight.len();
             if self.config.method.unpaired() {
+                if pairs > 0 && room.is_multiple_of(2) {
+                    let number = targets.draw_of(pairs, &mut rng);
+                    let planes = [&inputs.planes[number], &targets.planes[number]];
+                    let [input, target] = self.cut(planes, targets.foreground[number], &mut rng);
+                    patches.push(&input, &target, 1.0);
+                    continue;
+                }
                 let mut cut = |pool: &Pool| {
                     let number = pool.draw(&mut rng);
                     let plane = &pool.planes[number];
                     self.cut([plane, plane], pool.foreground[number], &mut rng)[0].clone()
                 };
                 let (input, target) = (cut(inputs), cut(targets));
-                patches.push(&input, &target, 1.0);
+                patches.push(&input, &target, 0.0);
                 continue;
             }
             match simulate {

@@ -158,3 +158,41 @@ fn input_and_target_are_cut_alike() {
     let difference = (&batch.input - &batch.target).abs().max().double_value(&[]);
     assert!(difference < 1e-5, "{difference}");
 }
+
+#[test]
+fn what_belongs_together_is_cut_alike_where_a_gan_has_a_use_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    common::write_data(folder.path(), 4);
+    for number in 0..4 {
+        let path = folder.path().join(format!("denoise/degraded/{number}.tif"));
+        common::write_phantoms(&path, 1, 90 + number, None);
+    }
+    let weights = |lambda: f64, pairs: usize| {
+        let config = common::smoke(&[
+            common::PAIRS_ONLY,
+            "method=separate-gan",
+            "gan.content=pixel",
+            "data.validation_fraction=0.0",
+            &format!("data.pairs={pairs}"),
+            &format!("gan.lambda_pairs={lambda}"),
+        ]);
+        let entries = pairs::find(&config, folder.path()).unwrap();
+        let images = pairs::load(&entries, Split::Train, &config, folder.path()).unwrap();
+        let sampler = Sampler::new(&config, images).unwrap();
+        let mut weights = Vec::new();
+        for number in 0..4 {
+            let batch = sampler.batch(number).unwrap().to_batch(tch::Device::Cpu);
+            let left = mdr_train::losses::unexplained(&batch.target, &batch.input, &batch.weight);
+            let paired = Vec::<f32>::try_from(batch.weight.reshape([-1])).unwrap();
+            if paired.contains(&1.0) {
+                // Half of them; 20 photons leave more than a tenth of the variance to structures.
+                assert!(left.double_value(&[]) < 0.5 * f64::ln(0.9), "{left:?}");
+            }
+            weights.extend(paired);
+        }
+        weights
+    };
+    assert_eq!(weights(1.0, 4), [1.0, 0.0].repeat(8));
+    assert_eq!(weights(0.0, 4), [0.0; 16]);
+    assert_eq!(weights(1.0, 0), [0.0; 16]);
+}

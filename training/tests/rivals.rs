@@ -135,7 +135,7 @@ fn separate_gan_learns_strength_and_skewness_of_noise() {
     let Batch { target, weight, .. } = batch();
     let mut rng = Pcg64Mcg::seed_from_u64(5);
     let intensities = Vec::<f32>::try_from((&target * PHOTONS + 1e-6).reshape([-1])).unwrap();
-    let steps = 400;
+    let steps = 1200;
     for step in 0..steps {
         let photons = intensities.iter().map(|&mean| Poisson::new(mean).unwrap().sample(&mut rng));
         let input = Tensor::from_slice(&photons.collect::<Vec<_>>()).reshape(target.size()) / PHOTONS;

@@ -1,14 +1,16 @@
 //! CIN-GAN (Razdaibiedina et al. 2019): learns to synthesise the defects of several tasks from images that do not belong
-//! together. One generator turns clean images into degraded ones; of it, only γ_i and β_i, the kernel that colours the
-//! noise and a bias belong to a task. Each task has a discriminator that tells the result from real degraded images;
-//! `L_G = lsgan(D_i(G_i(y, n))) + λ·content(G_i(y, n), y) + λ'·statistics(G_i(y, n), x)`,
+//! together. One generator turns clean images into degraded ones; of it, only γ_i and β_i, and what optics and noise are
+//! described by, belong to a task. Each task has a discriminator that tells the result from real degraded images;
+//! `L_G = lsgan(D_i(G_i(y, n))) + λ·content(G_i(y, n), y) + λ'·statistics(G_i(y, n), x) + λ''·pairs(G_i(y, n), x)`,
 //! `L_D = ½ (lsgan_real(D_i(x)) + lsgan_fake(D_i(G_i(y, n))))`, Adam (β₁ 0.5). A *separate GAN* is the same
 //! with a single task, one run a task, for the comparison.
 //!
 //! Deviations:
-//! - The generator has a noise input (nets/cin_generator.rs).
+//! - The generator has a noise input, and puts what it draws together as an image is taken (nets/cin_generator.rs).
+//! - `pairs` (`gan.lambda_pairs`, [`losses::unexplained`]): where there are pairs too, every other patch is of one, and
+//!   what can be foreseen of the degraded image should explain it. Images that belong to no other have no part in it.
 //! - Content that needs no file (`gan.content = "pixel"`): 1 − r, r the correlation of the two images after a Gaussian of
-//!   4 pixels, patch by patch. It holds structures in place and leaves noise, blur, gain and offset to the discriminator,
+//!   2 pixels, patch by patch. It holds structures in place and leaves noise, blur, gain and offset to the discriminator,
 //!   which VGG16's features (`gan.content = "vgg16"`) would pull towards those of the clean image.
 //! - `statistics` (`gan.lambda_statistics`, losses.rs) compares what can be measured without a network: power spectrum,
 //!   variance and skewness of noise by intensity, and intensities. A discriminator needs many more steps to tell these.
@@ -83,9 +85,10 @@ impl Method for CinGan {
     }
 
     fn step(&mut self, batch: &Batch, learning_rate: f64) -> Losses {
-        let Batch { task, input: degraded, target: clean, .. } = batch;
+        let Batch { task, input: degraded, target: clean, weight } = batch;
         let mut rng = step_rng(self.seed, self.generator.steps());
-        let synthetic = self.generator.net().forward(&with_noise(clean, &mut rng), *task, self.kind);
+        let [foreseen, rest] = self.generator.net().parts(&with_noise(clean, &mut rng), *task, self.kind);
+        let synthetic = &foreseen + rest;
         let judged = self.step_discriminator(*task, degraded, &synthetic, learning_rate);
 
         let discriminator = &mut self.discriminators[*task];
@@ -99,9 +102,20 @@ impl Method for CinGan {
         let mut total = &adversarial + &content * self.gan.lambda_content;
         let mut losses = vec![("loss_g_gan", adversarial.detach()), ("loss_content", content.detach())];
         if self.gan.lambda_statistics > 0.0 {
-            let statistics = losses::statistics(&synthetic, degraded);
+            // Of patches that belong together, where there are any: those show the same.
+            let weighed = weight.reshape([-1]).nonzero().reshape([-1]);
+            let choose = |images: &Tensor| match weighed.numel() {
+                0 => images.shallow_clone(),
+                _ => images.index_select(0, &weighed),
+            };
+            let statistics = losses::statistics(&choose(&synthetic), &choose(degraded));
             total += &statistics * self.gan.lambda_statistics;
             losses.push(("loss_statistics", statistics.detach()));
+        }
+        if self.gan.lambda_pairs > 0.0 {
+            let unexplained = losses::unexplained(&foreseen, degraded, weight);
+            total += &unexplained * self.gan.lambda_pairs;
+            losses.push(("loss_pairs", unexplained.detach()));
         }
         total.backward();
         self.generator.step(learning_rate);
@@ -156,7 +170,7 @@ mod tests {
         let mut touched = 0;
         for (name, tensor) in method.state().iter().filter(|(name, _)| name.starts_with("generator.net")) {
             let moved = |task: i64| !tensor.detach().get(task).equal(&before[name].get(task));
-            if ["gamma", "beta", "colour", "pixel_bias"].iter().any(|end| name.ends_with(end)) {
+            if ["gamma", "beta", "colour", "optics"].iter().any(|end| name.ends_with(end)) {
                 assert!(!moved(0), "{name} of the other task moved");
                 touched += usize::from(moved(1));
             } else {

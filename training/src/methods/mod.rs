@@ -24,9 +24,9 @@ pub struct Batch {
     pub task: usize,
     /// Degraded patches, normalised.
     pub input: Tensor,
-    /// What they should become; for an unpaired method, clean patches of other images, on the same scale.
+    /// What they should become; for an unpaired method, clean patches, on the same scale.
     pub target: Tensor,
-    /// Weight of each patch in the loss: N, 1, 1, 1.
+    /// Weight of each patch in the loss: N, 1, 1, 1; for an unpaired method, 0 where the two do not belong together.
     pub weight: Tensor,
 }
 
@@ -95,7 +95,7 @@ pub enum MethodKind {
     Care,
     /// cGAN: a U-Net trained on pairs against a conditional discriminator (Isola et al. 2017).
     Cgan,
-    /// CIN-GAN: synthesises the defects of several tasks, no pairs (Razdaibiedina et al. 2019).
+    /// CIN-GAN: synthesises the defects of several tasks, needs no pairs (Razdaibiedina et al. 2019).
     CinGan,
     /// The same for one task alone.
     SeparateGan,
