@@ -29,4 +29,5 @@ pub mod synthesize;
 pub mod table;
 pub mod tensorboard;
 pub mod train;
+pub mod transfer;
 pub mod validate;

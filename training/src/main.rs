@@ -168,6 +168,9 @@ struct Synthesize {
     /// Folder of real degraded TIFFs to compare with.
     #[arg(long)]
     real: Option<PathBuf>,
+    /// Folder of real pairs (low/NAME.tif, high/NAME.tif) to compare with in what becomes of each spatial frequency.
+    #[arg(long)]
+    pairs: Option<PathBuf>,
     /// Folder to write: low/NAME_K.tif and high/NAME_K.tif (pairs to train on), sheet.html, statistics.json.
     #[arg(long)]
     out: PathBuf,
@@ -286,8 +289,8 @@ fn task_of(run: &train::RunFolder, asked: Option<mdr::Task>) -> Result<mdr::Task
 fn run_synthesize(options: Synthesize) -> Result<()> {
     let device = options.hardware.device()?;
     let task = task_of(&train::RunFolder::new(&options.run), options.task)?;
-    let Synthesize { run, clean, real, out, samples, seed, .. } = options;
-    let request = synthesize::Request { run, task, clean, real, out, samples, seed };
+    let Synthesize { run, clean, real, pairs, out, samples, seed, .. } = options;
+    let request = synthesize::Request { run, task, clean, real, pairs, out, samples, seed };
     println!("{}", synthesize::synthesize(&request, device)?.display());
     Ok(())
 }

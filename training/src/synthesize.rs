@@ -9,6 +9,7 @@ use crate::methods::cin_gan::with_noise;
 use crate::nets::Net;
 use crate::pairs::{self, Plane};
 use crate::train::{RunFolder, write};
+use crate::transfer::{self, Transfer};
 use anyhow::{Context, Result, ensure};
 use mdr::montage::{Panel, montage};
 use mdr::{Image, Task, metrics, tiff_io};
@@ -37,6 +38,8 @@ pub struct Request {
     pub clean: PathBuf,
     /// Folder of real degraded TIFFs to compare with; none: no comparison.
     pub real: Option<PathBuf>,
+    /// Folder of real pairs, low/NAME.tif and high/NAME.tif, to compare what becomes of each spatial frequency with.
+    pub pairs: Option<PathBuf>,
     /// Folder to write: low/NAME_K.tif with high/NAME_K.tif, sheet.html, statistics.json.
     pub out: PathBuf,
     /// Degraded images of each clean one.
@@ -121,14 +124,37 @@ pub fn synthesize(request: &Request, device: Device) -> Result<PathBuf> {
     let clean: Vec<Plane> = clean.into_iter().map(|(_, plane)| plane).collect();
     let made: Vec<Plane> = synthetic.iter().flatten().cloned().collect();
     let comparison = real.as_deref().map(|real| compare(real, &made, request.seed)).transpose()?;
-    if let Some(comparison) = &comparison {
-        write(&request.out.join("statistics.json"), serde_json::to_string_pretty(comparison)?.as_bytes())?;
-    }
+    let both: Vec<(&Plane, &Plane)> =
+        clean.iter().zip(&synthetic).flat_map(|(clean, made)| made.iter().map(move |made| (clean, made))).collect();
+    let real_transfer = request.pairs.as_deref().map(|folder| transfer_of(folder, config)).transpose()?.flatten();
+    let report = Report { comparison, transfer: transfer::transfer(&both), real_transfer };
+    write(&request.out.join("statistics.json"), serde_json::to_string_pretty(&report)?.as_bytes())?;
     let picture = request.out.join("sheet.png");
     write_picture(&picture, &clean, real.as_deref().unwrap_or(&[]), &synthetic)?;
     let sheet = request.out.join("sheet.html");
-    write(&sheet, html(&picture, request, comparison.as_ref())?.as_bytes())?;
+    write(&sheet, html(&picture, request, &report)?.as_bytes())?;
     Ok(sheet)
+}
+
+/// What statistics.json holds.
+#[derive(Clone, Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    comparison: Option<Comparison>,
+    /// Of the synthetic pairs, along Y and X.
+    transfer: Option<[Transfer; 2]>,
+    /// Of real pairs.
+    real_transfer: Option<[Transfer; 2]>,
+}
+
+/// Of the pairs in a folder.
+fn transfer_of(folder: &Path, config: &Config) -> Result<Option<[Transfer; 2]>> {
+    let [low, high] = ["low", "high"].map(|side| planes(&folder.join(side), config));
+    let (low, high) = (low?, high?);
+    let partner = |name: &str| high.iter().find(|(other, _)| other == name).map(|(_, plane)| plane);
+    let pairs: Vec<_> = low.iter().filter_map(|(name, plane)| Some((partner(name)?, plane))).collect();
+    ensure!(!pairs.is_empty(), "{}: no file of low has a partner of its name in high", folder.display());
+    Ok(transfer::transfer(&pairs))
 }
 
 /// All planes of the TIFFs of a folder, normalised as the run's images.
@@ -214,7 +240,7 @@ impl Statistics {
             }
             for (y, x) in [(0, 0), (plane.y.saturating_sub(SIDE), plane.x.saturating_sub(SIDE))] {
                 if plane.y >= SIDE && plane.x >= SIDE {
-                    let window = windowed_power(&plane.crop([y, x], [SIDE; 2]));
+                    let window = transfer::spectrum(&plane.crop([y, x], [SIDE; 2])).abs().square();
                     power = Some(power.map_or_else(|| window.shallow_clone(), |sum| sum + &window));
                     windows += 1.0;
                 }
@@ -244,15 +270,6 @@ impl Statistics {
             spectrum: logarithmic(&self.spectrum, &other.spectrum),
         }
     }
-}
-
-/// Power of a square window under a Hann taper, without its mean.
-fn windowed_power(plane: &Plane) -> Tensor {
-    let side = plane.x as i64;
-    let image = Tensor::from_slice(&plane.samples).reshape([side, side]).to_kind(Kind::Double);
-    let taper = Tensor::hann_window(side, (Kind::Double, Device::Cpu));
-    let image = (&image - image.mean(Kind::Double)) * taper.unsqueeze(0) * taper.unsqueeze(1);
-    image.fft_fft2(None::<&[i64]>, [-2, -1], "ortho").abs().square()
 }
 
 /// Mean over directions, for whole numbers of cycles up to half the side.
@@ -366,7 +383,7 @@ pub fn write_picture(path: &Path, clean: &[Plane], real: &[Plane], synthetic: &[
     Ok(montage(&panels.iter().map(Vec::as_slice).collect::<Vec<_>>(), path)?)
 }
 
-fn html(picture: &Path, request: &Request, comparison: Option<&Comparison>) -> Result<String> {
+fn html(picture: &Path, request: &Request, report: &Report) -> Result<String> {
     let bytes = std::fs::read(picture).with_context(|| picture.display().to_string())?;
     let mut html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Synthetic {task}</title><style>body{{font:15px/1.5 \
@@ -377,7 +394,12 @@ fn html(picture: &Path, request: &Request, comparison: Option<&Comparison>) -> R
         base64(&bytes),
         task = request.task
     );
-    let Some(Comparison { real, synthetic, distance, mmd_squared, p_value }) = comparison else { return Ok(html) };
+    if let Some(synthetic) = &report.transfer {
+        html.push_str(&transfer_table(synthetic, report.real_transfer.as_ref()));
+    }
+    let Some(Comparison { real, synthetic, distance, mmd_squared, p_value }) = &report.comparison else {
+        return Ok(html);
+    };
     let _ = write!(
         html,
         "<h2>What should match</h2><table><tr><td>histogram, part to be moved<td>{:.3}<tr><td>noise variance, mean |ln \
@@ -397,6 +419,36 @@ fn html(picture: &Path, request: &Request, comparison: Option<&Comparison>) -> R
         html.push_str("</table>");
     }
     Ok(html)
+}
+
+fn transfer_table(synthetic: &[Transfer; 2], real: Option<&[Transfer; 2]>) -> String {
+    let mut html = String::from(
+        "<h2>What becomes of each spatial frequency (cycles/pixel)</h2><p>The part that passes from the clean image to the \
+         degraded one, and the power of what is in it beside.</p><table><tr><th>at",
+    );
+    let columns: Vec<(String, &[f64])> = ["Y", "X"]
+        .into_iter()
+        .enumerate()
+        .flat_map(|(axis, name)| {
+            real.into_iter().map(|real| ("real", real)).chain([("synthetic", synthetic)]).flat_map(
+                move |(kind, both)| {
+                    let Transfer { passed, left } = &both[axis];
+                    [(format!("{name}, {kind}: passes"), &passed[..]), (format!("{name}, {kind}: beside"), &left[..])]
+                },
+            )
+        })
+        .collect();
+    for (title, _) in &columns {
+        let _ = write!(html, "<th>{title}");
+    }
+    for bin in 0..synthetic[0].passed.len() {
+        let _ = write!(html, "<tr><td>{:.3}", (bin as f64 + 0.5) / 32.0);
+        for (_, values) in &columns {
+            let _ = write!(html, "<td>{:.4}", values[bin]);
+        }
+    }
+    html.push_str("</table>");
+    html
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! DeblurGAN, CycleGAN and CIN-GAN: a batch is learnt by heart, or the noise of what is shown; a stopped and resumed run
-//! ends as one that never stopped; mdr computes what tch computes; a restorer learns from what a GAN has made; and VGG16's weights are asked for.
+//! ends as one that never stopped; mdr computes what tch computes; a restorer learns from what a GAN has made; and VGG16's
+//! weights are asked for.
 
 mod common;
 
 use mdr_train::methods::{Batch, Method, cin_gan::with_noise};
+use mdr_train::synthesize::{Request, synthesize};
 use mdr_train::train::{self, RunFolder};
 use mdr_train::{config::Config, export, parity};
 use rand::SeedableRng;
@@ -168,6 +170,35 @@ fn a_restorer_learns_from_synthetic_pairs() {
     let synthesiser = RunFolder::new(&data.path().join("gan"));
     let config = smoke("separate-gan", &[common::PAIRS_ONLY, "gan.content=pixel", "train.steps=4"]);
     assert!(train::start(&config, data.path(), &synthesiser, Device::Cpu, &|_| false).unwrap().finished);
+    let denoise = data.path().join("denoise");
+    let request = |pairs: PathBuf| Request {
+        run: synthesiser.root().to_owned(),
+        task: mdr::Task::Denoise,
+        clean: denoise.join("clean"),
+        real: Some(denoise.join("low")),
+        pairs: Some(pairs),
+        out: data.path().join("synthetic"),
+        samples: 2,
+        seed: 1,
+    };
+    let sheet = synthesize(&request(denoise.clone()), Device::Cpu).unwrap();
+    assert!(std::fs::read_to_string(&sheet).unwrap().contains("two-sample test"));
+    for side in ["low", "high"] {
+        let made = std::fs::read_dir(sheet.with_file_name(side)).unwrap().count();
+        assert_eq!(made, 8, "2 of each of 4 clean images in {side}");
+    }
+    let statistics = std::fs::read(sheet.with_file_name("statistics.json")).unwrap();
+    let statistics: serde_json::Value = serde_json::from_slice(&statistics).unwrap();
+    assert!(statistics["p_value"].as_f64().is_some_and(|p| p > 0.0 && p <= 1.0), "{statistics}");
+    // The planes are smaller than what is transformed.
+    assert!(statistics["transfer"].is_null());
+    std::fs::create_dir_all(data.path().join("strangers/high")).unwrap();
+    std::fs::create_dir_all(data.path().join("strangers/low")).unwrap();
+    for (from, to) in [("low/0.tif", "low/0.tif"), ("high/1.tif", "high/1.tif")] {
+        std::fs::copy(denoise.join(from), data.path().join("strangers").join(to)).unwrap();
+    }
+    let error = synthesize(&request(data.path().join("strangers")), Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("no file of low has a partner"), "{error}");
     let parse = |changes: &[&str]| {
         let run = format!("augment.run={}", synthesiser.root().display());
         let small = ["net.features=4", "net.depth=1", "patches.size=32", "train.steps=4", "train.validate_every=2"];

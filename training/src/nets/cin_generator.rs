@@ -14,10 +14,10 @@
 //! - n, the second input channel: white noise; a and b: what the ResNet, which sees the blurred image, adds as background,
 //!   foreseen and not;
 //! - k_i: a 7×7 kernel of the task, none of it negative, of norm 1, that colours n as interpolation and binning do. He_m:
-//!   Hermite's polynomials x, x² − 1, x³ − 3x, whose mean is 0 whatever their coefficients: c_m makes noise of any strength,
-//!   skewness and tails, and nothing else (but for three pixels at the border, where less of n is under k_i). c_m belongs to each pixel: 1×1 convolutions of what the ResNet says of it and
-//!   of e, the third input channel, a normal number that all pixels of an image have in common, for what differs from
-//!   exposure to exposure.
+//!   Hermite's polynomials x, x² − 1, x³ − 3x, whose mean is 0 whatever their coefficients: c_m makes noise of any
+//!   strength, skewness and tails, and nothing else (but for three pixels at the border, where less of n is under k_i).
+//!   c_m belongs to each pixel: 1×1 convolutions of what the ResNet says of it and of e, the third input channel, a normal
+//!   number that all pixels of an image have in common, for what differs from exposure to exposure.
 //!
 //! The last layers see features beside the image itself, as what is normalised no longer tells the intensity that noise
 //! depends on; their γ_i and β_i act without statistics. Input N, 3, Y, X; result N, 1, Y, X; sides a multiple of 2.
