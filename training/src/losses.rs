@@ -168,8 +168,8 @@ pub fn unexplained(image: &Tensor, real: &Tensor, weight: &Tensor) -> Tensor {
 /// - noise: mean |ln V/V′| over ten intensities, V the variance of what a mean of 3×3 pixels takes away where the mean of
 ///   7×7 is near that intensity, weighted by how often it is. It tells whether noise grows with intensity;
 /// - skewness: half the mean |difference| of the skewness of the same. Few photons have a long tail on one side;
-/// - exposure: distance of the distributions, over images, of the logarithm of the variance of the same ([`energy`]). Some
-///   images are noisier than others;
+/// - exposure: energy distance of the distributions, over images, of the logarithm of the variance of the same. Some images
+///   are noisier than others;
 /// - intensity: mean |difference| of the sorted samples (Wasserstein distance), and of their means of 7×7.
 ///
 /// No gradient reaches `real`.
