@@ -645,7 +645,10 @@ impl Config {
             ensure!((1..=1000).contains(&augment.samples), "augment.samples = {}: expected 1 to 1000", augment.samples);
             let fraction = augment.fraction;
             ensure!(0.0 < fraction && fraction < 1.0, "augment.fraction = {fraction}: expected between 0 and 1");
-            ensure!(self.simulate.is_none(), "[augment] and [simulate] both degrade the clean images; choose one");
+            ensure!(
+                self.simulate.as_ref().is_none_or(|simulate| simulate.fraction == 0.0),
+                "[augment] and [simulate] both degrade the clean images; choose one, or simulate.fraction = 0"
+            );
             ensure!(
                 !self.method.unpaired(),
                 "[augment] makes pairs, which {} does not use",

@@ -211,7 +211,7 @@ fn a_restorer_learns_from_synthetic_pairs() {
     let config = parse(&["augment.samples=2", "data.pairs=0"]).unwrap();
     assert!(train::start(&config, data.path(), &run, Device::Cpu, &|_| false).unwrap().finished);
     assert!(run.best().exists());
-    for wrong in ["augment.samples=0", "augment.fraction=1.0"] {
+    for wrong in ["augment.samples=0", "augment.fraction=1.0", "simulate.fraction=0.5"] {
         let error = parse(&[wrong]).unwrap_err().to_string();
         assert!(error.contains(wrong.split('=').next().unwrap()), "{error}");
     }
