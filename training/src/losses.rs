@@ -162,7 +162,7 @@ pub fn unexplained(image: &Tensor, real: &Tensor, weight: &Tensor) -> Tensor {
 }
 
 /// How far images are from others of the same kind in what does not depend on where structures are, a sum of five
-/// distances, 0 where each is equal; images are N, 1, Y, X, at least 8 pixels a side, and may show anything:
+/// distances, near 0 where each is equal; images are N, 1, Y, X, at least 8 pixels a side, and may show anything:
 /// - power: mean |ln P/P′| over blocks of 4×4 spatial frequencies, P the mean over images under a Hann taper. It tells
 ///   blur, and the strength and colour of noise;
 /// - noise: mean |ln V/V′| over ten intensities, V the variance of what a mean of 3×3 pixels takes away where the mean of

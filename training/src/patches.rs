@@ -184,7 +184,7 @@ impl Sampler {
         while patches.weight.len() < train.batch {
             let room = train.batch - patches.weight.len();
             if self.config.method.unpaired() {
-                if pairs > 0 && room.is_multiple_of(2) {
+                if pairs > 0 && patches.weight.len().is_multiple_of(2) {
                     let number = targets.draw_of(pairs, &mut rng);
                     let planes = [&inputs.planes[number], &targets.planes[number]];
                     let [input, target] = self.cut(planes, targets.foreground[number], &mut rng);

@@ -1,6 +1,6 @@
 //! Clean images + trained CIN-GAN → degraded images, several of each, and the question whether they are like real ones:
-//! histogram, noise variance against intensity, radial power spectrum, and a two-sample test on small patches. One sheet
-//! shows all of it.
+//! histogram, noise variance against intensity, radial power spectrum, a two-sample test on small patches, and what becomes
+//! of each spatial frequency (transfer.rs). One sheet shows all of it.
 
 use crate::base64::base64;
 use crate::checkpoint;

@@ -10,10 +10,11 @@
 //! - `pairs` (`gan.lambda_pairs`, [`losses::unexplained`]): where there are pairs too, every other patch is of one, and
 //!   what can be foreseen of the degraded image should explain it. Images that belong to no other have no part in it.
 //! - Content that needs no file (`gan.content = "pixel"`): 1 − r, r the correlation of the two images after a Gaussian of
-//!   2 pixels, patch by patch. It holds structures in place and leaves noise, blur, gain and offset to the discriminator,
+//!   2 pixels, patch by patch. It holds structures in place, keeps coloured noise from standing in for them, and leaves the rest,
 //!   which VGG16's features (`gan.content = "vgg16"`) would pull towards those of the clean image.
 //! - `statistics` (`gan.lambda_statistics`, losses.rs) compares what can be measured without a network: power spectrum,
-//!   variance and skewness of noise by intensity, and intensities. A discriminator needs many more steps to tell these.
+//!   variance and skewness of noise by intensity, noise by image, and intensities; of the patches of pairs alone, where
+//!   there are any, as those show the same. A discriminator needs many more steps to tell these.
 //! - The discriminators have no normalisation, which would hide the amplitude of the noise from them, and therefore
 //!   He's initial weights.
 

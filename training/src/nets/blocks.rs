@@ -118,16 +118,6 @@ impl GanConv {
         input.conv2d(&self.weight.to_kind(kind), Some(self.bias.to_kind(kind)), self.stride, self.padding, 1, 1)
     }
 
-    /// Outputs, inputs, Y, X.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    /// One for each output.
-    pub fn bias(&self) -> &Tensor {
-        &self.bias
-    }
-
     /// The same in ONNX.
     pub fn export(&self, graph: &mut Graph, name: &str, input: &str) -> String {
         graph.strided_conv(name, input, &self.weight, &self.bias, self.stride, self.padding)

@@ -33,6 +33,8 @@ const COLOUR: i64 = 7;
 const CONTEXT: usize = 16;
 /// Pixels that a blur reaches to each side.
 const REACH: i64 = 20;
+/// Shape of a kernel that blurs.
+const KERNEL: [i64; 4] = [1, 1, 2 * REACH + 1, 2 * REACH + 1];
 /// Deviations and weights of a task's Gaussians to begin with.
 const GAUSSIANS: [[f32; 3]; 3] = [[0.7, 0.7, 0.6], [2.0, 2.0, 0.2], [6.0, 6.0, 0.2]];
 /// Their logarithms, and the kernel that colours the noise, are trained at so many times the learning rate: of a network's
@@ -40,8 +42,12 @@ const GAUSSIANS: [[f32; 3]; 3] = [[0.7, 0.7, 0.6], [2.0, 2.0, 0.2], [6.0, 6.0, 0
 const PACE: f64 = 20.0;
 /// Deviation of the Gaussian that keeps structures out of the background.
 const BACKGROUND: f64 = 8.0;
+/// Makes the blurred noise of the background as strong as noise: 1 / the norm of that Gaussian, 2√π·σ.
+const UNEVEN: f64 = 4.0 / std::f64::consts::FRAC_2_SQRT_PI * BACKGROUND;
 /// Deviation of the noise to begin with, and the unit of what the network adds to it and as background.
 const UNIT: f64 = 0.1;
+/// Where exported constants are made.
+const CPU: (Kind, tch::Device) = (Kind::Float, tch::Device::Cpu);
 
 /// A convolution, and γ and β of its normalisation, each tasks × features.
 #[derive(Debug)]
@@ -141,13 +147,6 @@ impl CinGenerator {
     }
 }
 
-/// Makes the blurred noise of the background as strong as noise: 1 / the norm of the kernel, √(4π)·σ.
-const UNEVEN: f64 = 3.544_907_701_811_032 * BACKGROUND;
-/// Where exported constants are made.
-const CPU: (Kind, tch::Device) = (Kind::Float, tch::Device::Cpu);
-/// Shape of a kernel that blurs.
-const KERNEL: [i64; 4] = [1, 1, 2 * REACH + 1, 2 * REACH + 1];
-
 /// Gaussians of these deviations, a row each, of sum 1.
 fn gaussian(deviations: &Tensor) -> Tensor {
     let distance = Tensor::arange_start(-REACH, REACH + 1, (Kind::Float, deviations.device()));
@@ -155,7 +154,7 @@ fn gaussian(deviations: &Tensor) -> Tensor {
 }
 
 /// Convolution with a symmetric kernel; N, 1, Y, X. Beyond its border, an image goes on as it ends. By Fourier's transform,
-/// for which a step takes a hundredth of the time that a convolution with such a kernel does on a CPU.
+/// as a convolution with so large a kernel would take most of a step on a CPU.
 fn blur(image: &Tensor, kernel: &Tensor) -> Tensor {
     let (_, _, height, width) = image.size4().expect("images are N, C, Y, X");
     let padded = image.replication_pad2d([REACH; 4]);
@@ -181,9 +180,9 @@ impl CinGenerator {
         let (_, _, height, width) = first.size4().expect("features are N, C, Y, X");
         x = self.up.forward(&x.upsample_nearest2d([height, width], 2.0, 2.0), task).relu();
         let head = self.last.forward(&Tensor::cat(&[x, first, image], 1), task).to_kind(Kind::Float);
-        let background = |x: &Tensor| blur(x, &self.background());
-        let foreseen = blurred + background(&(head.narrow(1, 0, 1) * UNIT));
-        let uneven = background(&(head.narrow(1, 1, 1) * &noise * (UNIT * UNEVEN)));
+        let wide = self.background();
+        let foreseen = blurred + blur(&(head.narrow(1, 0, 1) * UNIT), &wide);
+        let uneven = blur(&(head.narrow(1, 1, 1) * &noise * (UNIT * UNEVEN)), &wide);
         let context = Tensor::cat(&[head.narrow(1, 2, CONTEXT as i64).relu(), exposure], 1);
         let c = self.law[1].forward(&self.law[0].forward(&context, task).relu(), task);
         let x = noise.conv2d(&self.colour(task), None::<Tensor>, 1, COLOUR / 2, 1, 1);
