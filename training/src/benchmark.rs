@@ -220,6 +220,10 @@ pub struct Options<'a> {
     pub out: &'a Path,
     /// Labels of the groups to run; none: all.
     pub only: &'a [String],
+    /// Of the numbers of training pairs and of the seeds that the table names, those to run; none: all.
+    pub pairs: &'a [usize],
+    #[allow(missing_docs)]
+    pub seeds: &'a [u64],
     /// Changes of every config, after the table's and the groups' own.
     pub set: &'a [String],
     /// Where to train.
@@ -318,6 +322,11 @@ fn slug(label: &str) -> String {
         .join("-")
 }
 
+/// Those of `all` that are among the `chosen`; all of them where none is chosen.
+fn wanted<T: Copy + PartialEq>(all: &[T], chosen: &[T]) -> Vec<T> {
+    all.iter().copied().filter(|value| chosen.is_empty() || chosen.contains(value)).collect()
+}
+
 /// The cells of a table, in the order in which they are run.
 struct Plan<'a> {
     options: &'a Options<'a>,
@@ -349,13 +358,20 @@ impl<'a> Plan<'a> {
             beyond: Vec::new(),
         };
         let mut plan = Self { options, results, configs: Vec::new() };
-        let all_seeds = table.groups.iter().flat_map(|group| group.seeds.as_ref().unwrap_or(&table.seeds));
+        let pairs_of = |group: &Group| wanted(group.pairs.as_ref().unwrap_or(&table.pairs), options.pairs);
+        let seeds_of = |group: &Group| wanted(group.seeds.as_ref().unwrap_or(&table.seeds), options.seeds);
         let mut seeds: Vec<u64> = Vec::new();
-        all_seeds.for_each(|seed| {
-            if !seeds.contains(seed) {
-                seeds.push(*seed)
+        table.groups.iter().flat_map(seeds_of).for_each(|seed| {
+            if !seeds.contains(&seed) {
+                seeds.push(seed)
             }
         });
+        for pairs in options.pairs {
+            ensure!(table.groups.iter().any(|group| pairs_of(group).contains(pairs)), "--pairs {pairs}: not in the table");
+        }
+        for seed in options.seeds {
+            ensure!(seeds.contains(seed), "--seeds {seed}: not in the table");
+        }
         // What a chosen group needs comes before it.
         let mut chosen: Vec<String> = Vec::new();
         for group in table.groups.iter().rev() {
@@ -371,13 +387,12 @@ impl<'a> Plan<'a> {
         }
         for seed in seeds {
             for (number, group) in table.groups.iter().enumerate() {
-                let wanted = group.seeds.as_ref().unwrap_or(&table.seeds).contains(&seed);
-                if !wanted || !chosen(group) || group.config.is_none() {
+                if !seeds_of(group).contains(&seed) || !chosen(group) || group.config.is_none() {
                     continue;
                 }
                 let tasks = group.tasks.as_ref().unwrap_or(&table.tasks);
                 let sets: Vec<&[Task]> = if group.shared { vec![tasks] } else { tasks.chunks(1).collect() };
-                for &pairs in group.pairs.as_ref().unwrap_or(&table.pairs) {
+                for pairs in pairs_of(group) {
                     for tasks in &sets {
                         plan.add_training(table, number, tasks, pairs, seed)?;
                     }

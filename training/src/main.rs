@@ -47,6 +47,12 @@ struct Benchmark {
     /// Only the group with this label, and what it needs; may be repeated.
     #[arg(long, value_name = "LABEL")]
     only: Vec<String>,
+    /// Of the numbers of training pairs in the table, only these, separated by commas.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pairs: Vec<usize>,
+    /// Of the seeds in the table, only these.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    seeds: Vec<u64>,
     /// Replace a value of every config, such as train.steps=20; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -234,11 +240,11 @@ fn stop_on_ctrl_c() -> Result<()> {
 fn run_benchmark(options: &Benchmark) -> Result<()> {
     let device = options.hardware.device()?;
     stop_on_ctrl_c()?;
-    let Benchmark { config, data, out, only, set, hardware } = options;
+    let Benchmark { config, data, out, only, pairs, seeds, set, hardware } = options;
     let threads = hardware.threads.filter(|&threads| threads > 0).map(usize::from);
     let stop = || STOP.load(Ordering::Relaxed);
     let (results, done) =
-        benchmark::run(&benchmark::Options { config, data, out, only, set, device, threads, stop: &stop })?;
+        benchmark::run(&benchmark::Options { config, data, out, only, pairs, seeds, set, device, threads, stop: &stop })?;
     println!("{}", out.join("report.html").display());
     ensure!(done, "stopped; the same command goes on");
     let failed = results.cells.iter().filter(|cell| cell.error.is_some()).count();

@@ -80,6 +80,8 @@ fn run(folder: &Path, table: &str, name: &str, only: &[&str], steps: usize) -> (
         data: &data,
         out: &out,
         only: &only,
+        pairs: &[],
+        seeds: &[],
         set: &[],
         device: Device::Cpu,
         threads: Some(1),
@@ -266,10 +268,33 @@ fn mistakes_in_a_table_are_said_before_anything_is_trained() {
 }
 
 fn plan(config: &Path, data: &Path) -> anyhow::Result<Results> {
+    plan_of(config, data, &[], &[])
+}
+
+fn plan_of(config: &Path, data: &Path, pairs: &[usize], seeds: &[u64]) -> anyhow::Result<Results> {
     let out = data.join("never written");
     let stop: &dyn Fn() -> bool = &|| panic!("trains");
     let (device, threads) = (Device::Cpu, None);
-    benchmark::plan(&Options { config, data, out: &out, only: &[], set: &[], device, threads, stop })
+    benchmark::plan(&Options { config, data, out: &out, only: &[], pairs, seeds, set: &[], device, threads, stop })
+}
+
+#[test]
+fn numbers_of_pairs_and_seeds_are_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/table2.toml");
+    let cells = |pairs: &[usize], seeds: &[u64]| -> BTreeSet<String> {
+        plan_of(&table, folder.path(), pairs, seeds).unwrap().cells.into_iter().map(|cell| cell.key).collect()
+    };
+    let all = cells(&[], &[]);
+    let none = cells(&[0], &[2]);
+    let ends: BTreeSet<_> = all.iter().filter(|key| key.ends_with("-n0-s2") || !key.contains("-s")).cloned().collect();
+    assert!(none.contains("cgan-plus-cin-gan-axial-n0-s2") && none.len() < all.len() / 4);
+    assert!(none.is_subset(&all) && none.iter().all(|key| key.ends_with("-n0-s2") || !key.contains("-n")), "{none:?}");
+    assert!(ends.is_subset(&none), "{:?}", ends.difference(&none));
+    for (pairs, seeds, expected) in [(&[7][..], &[][..], "--pairs 7"), (&[], &[9][..], "--seeds 9")] {
+        let error = plan_of(&table, folder.path(), pairs, seeds).map(|_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains(expected), "{error:#}");
+    }
 }
 
 #[test]
@@ -284,6 +309,9 @@ fn shipped_tables_are_right() {
         counts.push(results.cells.len());
     }
     assert!(counts[0] < counts[1], "{counts:?}");
+    let results = plan(&Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/figure3.toml"), folder.path()).unwrap();
+    let boxes: BTreeSet<_> = results.groups.iter().filter_map(|group| group.figure.as_deref()).collect();
+    assert_eq!(boxes, BTreeSet::from(["real pairs only", "+ separate GANs", "+ CIN-GAN"]));
 }
 
 #[test]
