@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn blur_and_haze_are_found() {
-        let widefield = Widefield { sigma: [2.5; 2], haze: [1.0; 2], haze_sigma: [20.0; 2] };
+        let widefield = Widefield { sigma: [2.5; 2], haze: [1.0; 2], haze_sigma: [20.0; 2], elsewhere: [0.0; 2] };
         let camera = Simulate { photons: [500.0; 2], background: [0.05; 2], read_noise: [0.0; 2], ..plain() };
         let measured = found(&Simulate { widefield: Some(widefield), ..camera });
         let widefield = measured.widefield.unwrap();

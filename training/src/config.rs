@@ -281,11 +281,14 @@ pub struct Widefield {
     pub haze: [f64; 2],
     /// Its sigma in pixels.
     pub haze_sigma: [f64; 2],
+    /// The part of it that comes from another place of the specimen, above or below what is in focus: nothing in focus
+    /// tells of it.
+    pub elsewhere: [f64; 2],
 }
 
 impl Default for Widefield {
     fn default() -> Self {
-        Self { sigma: [1.5, 3.5], haze: [0.0, 2.0], haze_sigma: [10.0, 40.0] }
+        Self { sigma: [1.5, 3.5], haze: [0.0, 2.0], haze_sigma: [10.0, 40.0], elsewhere: [0.0; 2] }
     }
 }
 
@@ -776,6 +779,7 @@ impl Simulate {
             ("widefield.sigma", widefield.sigma, 0.0, 20.0),
             ("widefield.haze", widefield.haze, 0.0, 10.0),
             ("widefield.haze_sigma", widefield.haze_sigma, 0.0, 100.0),
+            ("widefield.elsewhere", widefield.elsewhere, 0.0, 1.0),
             ("axial.step", axial.step, 1.0, 16.0),
             ("axial.sigma", axial.sigma, 0.0, 4.0),
             ("axial.lateral_sigma", axial.lateral_sigma, 0.0, 20.0),

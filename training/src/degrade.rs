@@ -108,9 +108,9 @@ fn magnified(clean: &Plane, zoom: f64, least: usize, settings: &Simulate, rng: &
 /// What the optics make of the specimen; along Z, which Y stands for, only some rows may be left.
 fn optics(signal: &Plane, settings: &Simulate, rng: &mut Pcg64Mcg) -> Result<(Plane, Option<Rows>)> {
     let mut focused = signal.clone();
-    if let Some(Widefield { sigma, haze, haze_sigma }) = settings.widefield {
+    if let Some(Widefield { sigma, haze, haze_sigma, elsewhere }) = settings.widefield {
         let part = uniform(haze, rng) as f32;
-        let mut far = signal.clone();
+        let mut far = out_of_focus(signal, uniform(elsewhere, rng) as f32, rng);
         blur(&mut focused, [uniform(sigma, rng); 2]);
         blur(&mut far, [uniform(haze_sigma, rng); 2]);
         focused.samples.iter_mut().zip(far.samples).for_each(|(sample, far)| *sample += part * far);
@@ -125,6 +125,18 @@ fn optics(signal: &Plane, settings: &Simulate, rng: &mut Pcg64Mcg) -> Result<(Pl
     let rows = Rows { first: rng.random::<f64>() * step, step };
     let kept = rows.taken(&focused);
     Ok((kept, Some(rows)))
+}
+
+/// What sends light from out of focus: the specimen itself, and, with weight `elsewhere`, another place of it, for which
+/// stands the window shifted around its borders.
+fn out_of_focus(signal: &Plane, elsewhere: f32, rng: &mut Pcg64Mcg) -> Plane {
+    let mut far = signal.clone();
+    if elsewhere > 0.0 {
+        let shift = rng.random_range(0..signal.y) * signal.x + rng.random_range(0..signal.x);
+        let other = signal.samples.iter().cycle().skip(shift);
+        far.samples.iter_mut().zip(other).for_each(|(sample, other)| *sample += (other - *sample) * elsewhere);
+    }
+    far
 }
 
 /// Rows at `first + k·step`: the planes of a coarse stack, seen from the side.
@@ -396,6 +408,26 @@ mod tests {
             let expected = y as f32 / 2.0 * 10.0 + x as f32 / 2.0;
             assert!((sample - expected).abs() < 1e-4, "({y}, {x}): {sample}, expected {expected}");
         }
+    }
+
+    #[test]
+    fn haze_comes_from_elsewhere_as_far_as_asked_for() {
+        let signal = Plane { y: 64, x: 64, samples: (0..4096).map(|i| (i % 64 * (i / 64)) as f32 / 4096.0).collect() };
+        let mut rng = Pcg64Mcg::seed_from_u64(3);
+        assert_eq!(out_of_focus(&signal, 0.0, &mut rng).samples, signal.samples);
+        let sum = |plane: &Plane| plane.samples.iter().map(|&sample| f64::from(sample)).sum::<f64>();
+        let mut moved = 0;
+        for _ in 0..20 {
+            let same = &mut rng.clone();
+            let (half, all) = (out_of_focus(&signal, 0.5, same), out_of_focus(&signal, 1.0, &mut rng));
+            // The light is moved, none is lost, and half of it means half the way.
+            assert!((sum(&all) / sum(&signal) - 1.0).abs() < 1e-5);
+            for ((half, all), sample) in half.samples.iter().zip(&all.samples).zip(&signal.samples) {
+                assert!((half - 0.5 * (all + sample)).abs() < 1e-6);
+            }
+            moved += usize::from(all.samples != signal.samples);
+        }
+        assert!(moved > 15, "{moved} of 20 moved");
     }
 
     #[test]
