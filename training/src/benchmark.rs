@@ -367,7 +367,10 @@ impl<'a> Plan<'a> {
             }
         });
         for pairs in options.pairs {
-            ensure!(table.groups.iter().any(|group| pairs_of(group).contains(pairs)), "--pairs {pairs}: not in the table");
+            ensure!(
+                table.groups.iter().any(|group| pairs_of(group).contains(pairs)),
+                "--pairs {pairs}: not in the table"
+            );
         }
         for seed in options.seeds {
             ensure!(seeds.contains(seed), "--seeds {seed}: not in the table");

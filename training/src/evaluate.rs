@@ -1,7 +1,8 @@
 //! A model file on pairs, through the engine: what a user gets, scored under the protocol of `mdr evaluate`.
 
 use crate::config::{Folder, FolderKind};
-use crate::pairs::{self, Entry};
+use crate::frequency::{self, Ring};
+use crate::pairs::{self, Entry, Plane};
 use anyhow::{Context, Result, ensure};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::{Image, Model, RestoreOptions};
@@ -20,6 +21,8 @@ pub struct Row {
     pub input: Scores,
     /// The restored image.
     pub restored: Scores,
+    /// Where in frequency it is right, after the affine match.
+    pub rings: [Ring; 6],
 }
 
 /// Restores and scores all pairs (`low/NAME` with `high/NAME`) at any depth below `data`.
@@ -77,9 +80,18 @@ pub fn score(data: &Path, restore: &mut dyn FnMut(&Path, &Image) -> Result<Image
                 metrics::evaluate(image, &high, sides, Scale::Input(&low), SsimWindow::Uniform)
                     .with_context(|| name.to_string())
             };
+            // On the scale of the score: the reference by its percentiles, the others fitted to it.
+            let (black, white) = (metrics::percentile(&high, 0.1)?, metrics::percentile(&high, 99.9)?);
+            let gain = if white > black { 1.0 / (white - black) } else { 1.0 };
+            let matched = |image: &[f32]| -> Result<Plane> {
+                let fit = metrics::affine_match(image, &high)?;
+                let scaled = |sample: f64| ((sample - black) * gain) as f32;
+                Ok(Plane { y: sides.0, x: sides.1, samples: fit.apply(image).into_iter().map(scaled).collect() })
+            };
+            let rings = frequency::rings([&matched(&low)?, &matched(&restored)?, &matched(&high)?]);
             let name = if plane == 0 { name.to_string() } else { format!("{name} plane {plane}") };
             let (input, restored) = (score(&low)?, score(&restored)?);
-            rows.push(Row { name, input, restored });
+            rows.push(Row { name, input, restored, rings });
         }
     }
     Ok(rows)
@@ -116,5 +128,7 @@ pub fn table(rows: &[Row]) -> String {
         subsets.iter().for_each(|(name, rows)| line(name, rows));
     }
     line("all", &rows.iter().collect::<Vec<_>>());
+    text.push('\n');
+    text.push_str(&frequency::table(rows.iter().map(|row| &row.rings)));
     text
 }

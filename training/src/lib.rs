@@ -15,6 +15,7 @@ pub mod config;
 pub mod degrade;
 pub mod evaluate;
 pub mod export;
+pub mod frequency;
 pub mod html;
 pub mod losses;
 pub mod methods;

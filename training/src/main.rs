@@ -243,8 +243,18 @@ fn run_benchmark(options: &Benchmark) -> Result<()> {
     let Benchmark { config, data, out, only, pairs, seeds, set, hardware } = options;
     let threads = hardware.threads.filter(|&threads| threads > 0).map(usize::from);
     let stop = || STOP.load(Ordering::Relaxed);
-    let (results, done) =
-        benchmark::run(&benchmark::Options { config, data, out, only, pairs, seeds, set, device, threads, stop: &stop })?;
+    let (results, done) = benchmark::run(&benchmark::Options {
+        config,
+        data,
+        out,
+        only,
+        pairs,
+        seeds,
+        set,
+        device,
+        threads,
+        stop: &stop,
+    })?;
     println!("{}", out.join("report.html").display());
     ensure!(done, "stopped; the same command goes on");
     let failed = results.cells.iter().filter(|cell| cell.error.is_some()).count();

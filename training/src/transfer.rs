@@ -68,12 +68,12 @@ fn spectra(clean: &Plane, degraded: &Plane) -> Option<[Tensor; 3]> {
     sums.map(|sums| sums.map(|sum| sum / windows))
 }
 
-/// Of a square window under a Hann taper, without its mean.
+/// Of a window under a Hann taper, without its mean.
 pub fn spectrum(window: &Plane) -> Tensor {
-    let side = window.x as i64;
-    let image = Tensor::from_slice(&window.samples).reshape([side, side]).to_kind(Kind::Double);
-    let taper = Tensor::hann_window(side, (Kind::Double, Device::Cpu));
-    let image = (&image - image.mean(Kind::Double)) * taper.unsqueeze(0) * taper.unsqueeze(1);
+    let [y, x] = [window.y, window.x].map(|side| side as i64);
+    let image = Tensor::from_slice(&window.samples).reshape([y, x]).to_kind(Kind::Double);
+    let taper = |side: i64| Tensor::hann_window(side, (Kind::Double, Device::Cpu));
+    let image = (&image - image.mean(Kind::Double)) * taper(x).unsqueeze(0) * taper(y).unsqueeze(1);
     image.fft_fft2(None::<&[i64]>, [-2, -1], "ortho")
 }
 

@@ -44,11 +44,15 @@ fn a_run_from_images_to_figures() {
 
     let output = mdr_train(&["evaluate"], &[("--model", &run.join("model.onnx")), ("--data", &data)]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let table = text(&output.stdout);
-    assert_eq!(table.lines().next().unwrap().matches("plain, scale input").count(), 2, "{table}");
-    assert!(table.lines().last().unwrap().starts_with("all                    3"), "{table}");
+    let tables = text(&output.stdout);
+    let (scores, rings) = tables.split_once("\n\n").unwrap();
+    assert_eq!(scores.lines().next().unwrap().matches("plain, scale input").count(), 2, "{scores}");
+    assert!(scores.lines().last().unwrap().starts_with("all                    3"), "{scores}");
+    assert_eq!(rings.lines().count(), 7, "{rings}");
     let bars = |line: &str| line.match_indices('|').map(|(place, _)| place).collect::<Vec<_>>();
-    assert!(table.lines().all(|line| bars(line) == bars(table.lines().next().unwrap())), "{table}");
+    for table in [scores, rings] {
+        assert!(table.lines().all(|line| bars(line) == bars(table.lines().next().unwrap())), "{table}");
+    }
 
     // 3 pairs, 1 of them for validation; the smoke config simulates phantoms only.
     let facts = mdr::Model::load(&run.join("model.onnx")).unwrap().facts().clone();
