@@ -2,11 +2,11 @@
 
     python more_pairs.py BENCH10 --w2s DIR --out DIR
 
-BENCH10 is the benchmark; --w2s has low/ and high/, the pairs that its denoise images are windows of (FFF_C.tif: field,
-channel; 512x512). OUT becomes a copy of BENCH10 whose denoise/train holds all four quarters (256x256, untouched) of every
-channel of every field that is in neither denoise/val nor denoise/test: 216 pairs. Fields, not windows, are what is kept
-apart. Some of these fields are also in BENCH10's unpaired folders, where nothing says which images belong together.
-The other tasks stay as they are. Needs tifffile.
+BENCH10 is the benchmark; --w2s has low/ and high/, the pairs that its denoise images are windows of (FFF_C.tif:
+field, channel; 512x512). OUT becomes a copy of BENCH10 whose denoise/train holds all four quarters (256x256,
+untouched) of every channel of every field that is in neither denoise/val nor denoise/test: 216 pairs. Fields, not
+windows, are what is kept apart. Some of these fields are also in BENCH10's unpaired folders, where nothing says which
+images belong together. The other tasks stay as they are. Needs tifffile.
 """
 
 import argparse
@@ -28,7 +28,9 @@ def main():
     def field(path):
         return path.stem.removeprefix("w2s_").split("_")[0]
 
-    held_out = {field(path) for split in ("val", "test") for path in (options.bench10 / "denoise" / split).rglob("*.tif")}
+    held_out = {
+        field(path) for split in ("val", "test") for path in (options.bench10 / "denoise" / split).rglob("*.tif")
+    }
     shutil.copytree(options.bench10, options.out)
     train = options.out / "denoise" / "train"
     shutil.rmtree(train)

@@ -1,7 +1,7 @@
-//! Degraded, restored and reference image → how far the two agree with the reference at each spatial frequency: Fourier ring
-//! correlation (Saxton and Baumeister, J. Microsc. 127, 127 (1982); in light microscopy Nieuwenhuizen et al., Nature
-//! Methods 10, 557 (2013)), here of an image with its reference instead of two halves of the data. It says which detail
-//! a restoration has right: detail that it makes up has power, but no correlation.
+//! Degraded, restored and reference image → how far the two agree with the reference at each spatial frequency: Fourier
+//! ring correlation (Saxton and Baumeister, J. Microsc. 127, 127 (1982); in light microscopy Nieuwenhuizen et al.,
+//! Nature Methods 10, 557 (2013)), here of an image with its reference instead of two halves of the data. It says which
+//! detail a restoration has right: detail that it makes up has power, but no correlation.
 
 use crate::pairs::Plane;
 use crate::transfer::spectrum;
@@ -65,7 +65,7 @@ pub fn table<'a>(images: impl Iterator<Item = &'a [Ring; 6]>) -> String {
     images.for_each(|rings| sums.iter_mut().zip(rings).for_each(|(sum, ring)| sum.add(ring)));
     let error: f64 = sums.iter().map(Ring::error).sum();
     let mut text = String::from(
-        "pixels per cycle | correlation with the reference: input  restored | restored: power  error  part of all error\n",
+        "pixels per cycle | correlation with the reference: input  restored | restored: power  error  part of error\n",
     );
     for (ring, sum) in sums.iter().enumerate() {
         let period = |frequency: f64| format!("{:.0}", 1.0 / frequency);
@@ -77,7 +77,7 @@ pub fn table<'a>(images: impl Iterator<Item = &'a [Ring; 6]>) -> String {
         let ratio = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
         let _ = writeln!(
             text,
-            "{span:<16} | {:>37.3} {:>9.3} | {:>15.3} {:>6.3} {:>18.3}",
+            "{span:<16} | {:>37.3} {:>9.3} | {:>15.3} {:>6.3} {:>14.3}",
             ratio(sum.input_common, (sum.input * sum.reference).sqrt()),
             ratio(sum.restored_common, (sum.restored * sum.reference).sqrt()),
             ratio(sum.restored, sum.reference),
