@@ -129,7 +129,10 @@ public final class Probe {
     }
 
     private static void tick(GenericDialog dialog, String label, boolean state) {
-        Checkbox box = find(dialog, Checkbox.class, label);
+        Checkbox[] found = new Checkbox[1];
+        // ImageJ calls the box of a preview "wait..." until all of it is there.
+        await("box " + label, () -> (found[0] = find(dialog, Checkbox.class, label)) != null);
+        Checkbox box = found[0];
         EventQueue.invokeLater(() -> {
             box.setState(state);
             box.dispatchEvent(new ItemEvent(
