@@ -80,17 +80,17 @@ pub fn score(data: &Path, restore: &mut dyn FnMut(&Path, &Image) -> Result<Image
                 metrics::evaluate(image, &high, sides, Scale::Input(&low), SsimWindow::Uniform)
                     .with_context(|| name.to_string())
             };
-            // On the scale of the score: the reference by its percentiles, the others fitted to it.
-            let (black, white) = (metrics::percentile(&high, 0.1)?, metrics::percentile(&high, 99.9)?);
-            let gain = if white > black { 1.0 / (white - black) } else { 1.0 };
-            let matched = |image: &[f32]| -> Result<Plane> {
-                let fit = metrics::affine_match(image, &high)?;
-                let scaled = |sample: f64| ((sample - black) * gain) as f32;
-                Ok(Plane { y: sides.0, x: sides.1, samples: fit.apply(image).into_iter().map(scaled).collect() })
+            let scores = [score(&low)?, score(&restored)?];
+            // On the scale of the score, but for its zero, which a spectrum does not see.
+            let range = metrics::percentile(&high, 99.9)? - metrics::percentile(&high, 0.1)?;
+            let fitted = |image: &[f32]| -> Result<Plane> {
+                let gain = metrics::affine_match(image, &high)?.gain / range;
+                let samples = image.iter().map(|&sample| (f64::from(sample) * gain) as f32).collect();
+                Ok(Plane { y: sides.0, x: sides.1, samples })
             };
-            let rings = frequency::rings([&matched(&low)?, &matched(&restored)?, &matched(&high)?]);
+            let rings = frequency::rings([&fitted(&low)?, &fitted(&restored)?, &fitted(&high)?]);
             let name = if plane == 0 { name.to_string() } else { format!("{name} plane {plane}") };
-            let (input, restored) = (score(&low)?, score(&restored)?);
+            let [input, restored] = scores;
             rows.push(Row { name, input, restored, rings });
         }
     }
