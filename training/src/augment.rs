@@ -17,15 +17,17 @@ use tch::Device;
 /// Where the run cannot be used, or there is nothing to degrade.
 pub fn augment(images: &mut Images, settings: &Augment, config: &Config, device: Device) -> Result<()> {
     let synthesizer = Synthesizer::load(Path::new(&settings.run), device).context("augment.run")?;
+    // Clean images are on the scale that the generator knows, its results on that of the restorer.
+    let learnt_data = &synthesizer.config.data;
     let mut rng = Pcg64Mcg::seed_from_u64(config.seed ^ 0x05EE_DA06);
     for (task, name) in config.tasks.iter().enumerate() {
         let learnt = synthesizer.config.task_index(*name).context("augment.run")?;
         let mut clean: Vec<(String, f64, Plane)> = Vec::new();
         for single in images.clean.iter().filter(|single| single.task == task) {
-            clean.push((single.name.clone(), single.weight, normalized(single.plane.clone(), &config.data)?));
+            clean.push((single.name.clone(), single.weight, normalized(single.plane.clone(), learnt_data)?));
         }
         for pair in images.pairs.iter().filter(|pair| pair.task == task) {
-            clean.push((pair.name.clone(), pair.weight, normalized(pair.target.clone(), &config.data)?));
+            clean.push((pair.name.clone(), pair.weight, normalized(pair.target.clone(), learnt_data)?));
         }
         ensure!(
             !clean.is_empty(),

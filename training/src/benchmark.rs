@@ -79,9 +79,9 @@ pub struct Group {
     /// Label of an earlier group whose cells these build upon: that of the same seed and number of pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<String>,
-    /// Shown in the table of ablations instead of the main one.
-    #[serde(default)]
-    pub ablation: bool,
+    /// Label of the group that it is one change of: shown with it in a table of ablations instead of the main one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ablation: Option<String>,
     /// Box of Figure 3 that it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub figure: Option<String>,
@@ -97,10 +97,8 @@ pub struct Results {
     pub title: String,
     /// YYYY-MM-DD, UTC, of the last change.
     pub date: String,
-    pub commit: String,
-    pub device: String,
-    pub processor: String,
-    pub threads: usize,
+    /// On what, and with which commit of the program, cells are trained now.
+    pub machine: String,
     /// Steps and the like that `--set` changed for all.
     pub set: Vec<String>,
     /// Test images of each task that are shown, relative to the task's test folder.
@@ -137,6 +135,9 @@ pub struct Cell {
     pub needs: Option<usize>,
     /// Hash of its config, of the names of its images, and of what it needs.
     pub fingerprint: String,
+    /// As [`Results::machine`], when it was trained or scored.
+    #[serde(default)]
+    pub machine: String,
     /// How far it is.
     pub state: State,
     /// Why it failed.
@@ -307,6 +308,10 @@ impl Table {
                 let earlier = self.groups[..number].iter().any(|other| other.label == *needs && other.config.is_some());
                 ensure!(earlier, "group {label:?} needs {needs:?}, which is no earlier group with a config");
             }
+            if let Some(base) = &group.ablation {
+                let known = self.groups.iter().any(|other| other.label == *base && base != label);
+                ensure!(known, "group {label:?} is an ablation of {base:?}, which is no other group");
+            }
         }
         Ok(())
     }
@@ -347,10 +352,7 @@ impl<'a> Plan<'a> {
         let results = Results {
             title: table.title.clone(),
             date: today(),
-            commit: env!("MDR_COMMIT").to_owned(),
-            device: device_name(options.device),
-            processor: processor_name(),
-            threads: tch::get_num_threads().max(1) as usize,
+            machine: machine(options.device),
             set: options.set.to_vec(),
             examples,
             groups: table.groups.clone(),
@@ -420,7 +422,7 @@ impl<'a> Plan<'a> {
         let model = model.as_deref().unwrap_or_default().replace("{task}", task.as_str());
         let loaded = load_model(&model, task, self.options.config);
         let file = loaded.as_ref().map_or(String::new(), |model| model.facts().sha256.clone());
-        let images = evaluate::pairs_below(&test_folder(self.options.data, task)).unwrap_or_default();
+        let images = pairs::below(&test_folder(self.options.data, task)).unwrap_or_default();
         let fingerprint = fingerprint(&[&model, &file, &serde_json::to_string(&images)?, &self.examples(&[task])?]);
         self.add(Cell { fingerprint, ..Cell::new(format!("{}-{task}", slug(label)), group, &[task]) }, vec![]);
         Ok(())
@@ -534,6 +536,7 @@ impl<'a> Plan<'a> {
     /// Runs a cell, and says whether it came to an end, a good or a bad one.
     fn run(&mut self, number: usize) -> Result<bool> {
         let mut cell = self.results.cells[number].clone();
+        cell.machine.clone_from(&self.results.machine);
         let work = std::panic::AssertUnwindSafe(|| match cell.seed {
             Some(_) => self.train(number, &mut cell),
             None => self.score_model(&mut cell).map(|()| true),
@@ -671,6 +674,7 @@ impl Cell {
             seed: None,
             needs: None,
             fingerprint: String::new(),
+            machine: String::new(),
             state: State::Open,
             error: None,
             steps: [0; 2],
@@ -689,7 +693,7 @@ pub fn test_folder(data: &Path, task: Task) -> PathBuf {
 /// Evenly spaced among the test images, first and last among them.
 fn examples(folder: &Path, count: usize) -> Vec<PathBuf> {
     let mut names: Vec<PathBuf> =
-        evaluate::pairs_below(folder).unwrap_or_default().into_iter().filter_map(|entry| entry.degraded).collect();
+        pairs::below(folder).unwrap_or_default().into_iter().filter_map(|entry| entry.degraded).collect();
     names.sort();
     let count = count.min(names.len());
     (0..count).map(|place| names[place * (names.len() - 1) / (count - 1).max(1)].clone()).collect()
@@ -740,7 +744,14 @@ fn fingerprint(parts: &[&str]) -> String {
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What trains, for people.
+/// What trains, and the program's commit, for people.
+fn machine(device: Device) -> String {
+    let commit = env!("MDR_COMMIT");
+    let threads = tch::get_num_threads().max(1);
+    let (device, processor) = (device_name(device), processor_name());
+    format!("{device} ({processor}, threads: {threads}), commit {}", commit.get(..12).unwrap_or(commit))
+}
+
 fn device_name(device: Device) -> String {
     let Device::Cuda(number) = device else { return "CPU".into() };
     let mut query = std::process::Command::new("nvidia-smi");

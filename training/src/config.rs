@@ -398,7 +398,12 @@ impl Default for Loss {
 }
 
 impl Loss {
-    fn check(&self) -> Result<()> {
+    /// Whether a discriminator is trained.
+    pub fn is_adversarial(&self) -> bool {
+        self.lambda_adversarial > 0.0 || self.lambda_features > 0.0
+    }
+
+    fn check(&self, gan: &Gan, patch: usize) -> Result<()> {
         for (name, value) in [
             ("lambda_pixel", self.lambda_pixel),
             ("lambda_ssim", self.lambda_ssim),
@@ -409,6 +414,14 @@ impl Loss {
         ] {
             ensure!(value >= 0.0 && value.is_finite(), "loss.{name} = {value}: expected 0 or more");
         }
+        if self.is_adversarial() {
+            gan.check_discriminator(patch)?;
+        }
+        ensure!(
+            self.lambda_content == 0.0 || gan.vgg16.is_some(),
+            "loss.lambda_content needs VGG16's weights: give them with --vgg16 FILE; to make the file: {}",
+            vgg16::RECIPE
+        );
         Ok(())
     }
 }
@@ -587,6 +600,27 @@ impl Config {
     /// # Errors
     /// Where it is not TOML, lacks a value or has an unknown one, and as [`Config::check`].
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
+        let mut config = Self::written(text, overrides)?;
+        if let Some(base) = &config.base {
+            config.net = crate::base::read(base)?.net;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads the config of a run folder, whose `[net]` is that of its base: the base itself need not be there any more.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of_run(path: &Path) -> Result<Self> {
+        let context = || format!("config {}", path.display());
+        let config = Self::written(&std::fs::read_to_string(path).with_context(context)?, &[]).with_context(context)?;
+        config.check().with_context(context)?;
+        Ok(config)
+    }
+
+    /// As the text has it, with these changes.
+    fn written(text: &str, overrides: &[String]) -> Result<Self> {
         let mut table: toml::Table = toml::from_str(text)?;
         for entry in overrides {
             let (key, value) = entry.split_once('=').with_context(|| format!("--set {entry}: expected KEY=VALUE"))?;
@@ -603,12 +637,7 @@ impl Config {
             }
             target.insert(last.to_owned(), value);
         }
-        let mut config: Self = table.try_into()?;
-        if let Some(base) = &config.base {
-            config.net = crate::base::read(base)?.net;
-        }
-        config.check()?;
-        Ok(config)
+        Ok(table.try_into()?)
     }
 
     /// Checks what types cannot.
@@ -640,10 +669,21 @@ impl Config {
             size >= 8 && size % multiple == 0,
             "patches.size = {size}: expected at least 8, and a multiple of {multiple} (2 to the power of net.depth)"
         );
-        if !matches!(self.method, MethodKind::Care | MethodKind::Cgan) {
-            self.gan.check(self.method, size)?;
+        match self.method {
+            MethodKind::Care => {}
+            MethodKind::Cgan => self.loss.check(&self.gan, size)?,
+            method => self.gan.check(method, size)?,
         }
-        self.loss.check()?;
+        ensure!(
+            self.method == MethodKind::Cgan || self.loss == Loss::default(),
+            "[loss] is of cgan; {} has losses of its own, and would ignore it",
+            self.method.published_name()
+        );
+        let synthesises = self.method.synthesises();
+        for (name, lambda) in [("statistics", self.gan.lambda_statistics), ("pairs", self.gan.lambda_pairs)] {
+            let name = format!("gan.lambda_{name}");
+            ensure!(synthesises || lambda == 0.0, "{name} is of cin-gan and separate-gan, and would be ignored");
+        }
         if let Some(augment) = &self.augment {
             ensure!((1..=1000).contains(&augment.samples), "augment.samples = {}: expected 1 to 1000", augment.samples);
             let fraction = augment.fraction;
@@ -665,6 +705,24 @@ impl Config {
         part("patches.foreground", self.patches.foreground)?;
         if let Some(simulate) = &self.simulate {
             simulate.check(size)?;
+            let used = simulate.fraction > 0.0;
+            ensure!(
+                !(used && self.method.unpaired()),
+                "[simulate] makes pairs, which {} does not use",
+                self.method.published_name()
+            );
+            // Noise alone would train a denoiser that calls itself something else.
+            let lacks = match self.tasks[0] {
+                Task::Axial => simulate.axial.is_none(),
+                Task::SuperResolve => simulate.widefield.is_none(),
+                Task::Denoise => false,
+            };
+            ensure!(
+                !(used && lacks) || simulate.calibrate,
+                "[simulate] for the task {} needs its optics: [simulate.{}], or simulate.calibrate = true with pairs",
+                self.tasks[0],
+                if self.tasks[0] == Task::Axial { "axial" } else { "widefield" }
+            );
         }
         let Train { steps, batch, learning_rate, final_learning_rate, ema, validate_every, log_every, .. } = self.train;
         ensure!(steps > 0 && batch > 0, "train.steps and train.batch must be above 0");
@@ -711,7 +769,7 @@ impl Config {
 }
 
 impl Gan {
-    fn check(&self, method: MethodKind, patch: usize) -> Result<()> {
+    fn check_discriminator(&self, patch: usize) -> Result<()> {
         let patch_discriminator::Settings { layers, features, .. } = self.discriminator;
         ensure!((1..=5).contains(&layers), "gan.discriminator.layers = {layers}: expected 1 to 5");
         ensure!((1..=512).contains(&features), "gan.discriminator.features = {features}: expected 1 to 512");
@@ -720,9 +778,14 @@ impl Gan {
             patch >= least && patch.is_multiple_of(4),
             "patches.size = {patch}: expected at least {least} for a discriminator of {layers} layers, and a multiple of 4"
         );
+        ensure!((0.0..1.0).contains(&self.beta_1), "gan.beta_1 = {}: expected 0 or a decay below 1", self.beta_1);
+        Ok(())
+    }
+
+    fn check(&self, method: MethodKind, patch: usize) -> Result<()> {
+        self.check_discriminator(patch)?;
         ensure!(self.blocks <= 64, "gan.blocks = {}: expected up to 64", self.blocks);
         ensure!((0.0..0.9).contains(&self.dropout), "gan.dropout = {}: expected 0 to 0.9", self.dropout);
-        ensure!((0.0..1.0).contains(&self.beta_1), "gan.beta_1 = {}: expected 0 or a decay below 1", self.beta_1);
         ensure!((1..=100).contains(&self.critic_steps), "gan.critic_steps = {}: expected 1 to 100", self.critic_steps);
         ensure!((1..=10_000).contains(&self.pool), "gan.pool = {}: expected 1 to 10000", self.pool);
         for (name, lambda) in [

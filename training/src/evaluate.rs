@@ -1,8 +1,7 @@
 //! A model file on pairs, through the engine: what a user gets, scored under the protocol of `mdr evaluate`.
 
-use crate::config::{Folder, FolderKind};
 use crate::frequency::{self, Ring};
-use crate::pairs::{self, Entry, Plane};
+use crate::pairs::{self, Plane};
 use anyhow::{Context, Result, ensure};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::{Image, Model, RestoreOptions};
@@ -42,22 +41,13 @@ pub fn restore(model: &Model, low: &Image, options: &RestoreOptions) -> Result<I
     Ok(mdr::restore(model, low, &options, &mut |_| true)?)
 }
 
-/// The pairs at any depth below a folder.
-///
-/// # Errors
-/// Where there are none, or one lacks its partner.
-pub fn pairs_below(data: &Path) -> Result<Vec<Entry>> {
-    let folder = Folder::new(String::new(), Some(FolderKind::Pairs));
-    pairs::search(&[folder], data)
-}
-
 /// As [`evaluate`], with anything that restores an image, given its path relative to `data` too.
 ///
 /// # Errors
 /// As [`evaluate`].
 pub fn score(data: &Path, restore: &mut dyn FnMut(&Path, &Image) -> Result<Image>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for entry in pairs_below(data)? {
+    for entry in pairs::below(data)? {
         let (Some(degraded), Some(reference)) = (&entry.degraded, &entry.reference) else { continue };
         let low = mdr::tiff_io::read_tiff(data.join(degraded))?;
         let high = mdr::tiff_io::read_tiff(data.join(reference))?;

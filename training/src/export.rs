@@ -26,7 +26,7 @@ use tract_onnx::pb::ModelProto;
 /// # Errors
 /// Where the run folder is incomplete, a file cannot be written, or tch and mdr disagree.
 pub fn export(run: &RunFolder, task: Task, checkpoint: Option<&Path>, out: Option<&Path>) -> Result<PathBuf> {
-    let config = Config::load(&run.config(), &[])?;
+    let config = Config::of_run(&run.config())?;
     let task = config.task_index(task)?;
     ensure!(
         !config.method.synthesises(),
@@ -49,17 +49,18 @@ pub fn export(run: &RunFolder, task: Task, checkpoint: Option<&Path>, out: Optio
     let mut method = config.method.build(&config, Device::Cpu);
     checkpoint::load(&path, method.as_mut())?;
     // They are those of the best checkpoint alone.
-    let scores = if path == run.best() { std::fs::read_to_string(run.scores()).ok() } else { None };
+    let scores = if path == run.best() { std::fs::read_to_string(run.scores(&config, task)).ok() } else { None };
     let bytes = encode(&config, method.as_ref(), task, scores.as_deref());
 
     let report = parity::compare(method.as_ref(), task, &bytes)?;
-    write(&run.parity(), serde_json::to_string_pretty(&report)?.as_bytes())?;
+    let parity = run.parity(&config, task);
+    write(&parity, serde_json::to_string_pretty(&report)?.as_bytes())?;
     if !report.passed {
         bail!(
             "tch and mdr disagree by {:.1e} of the output range, more than {:.0e}; see {}",
             report.worst,
             report.tolerance,
-            run.parity().display()
+            parity.display()
         );
     }
     write(&out, &bytes).with_context(|| format!("writing {}", out.display()))?;
@@ -103,9 +104,8 @@ pub fn encode(config: &Config, method: &dyn Method, task: usize, scores: Option<
 
 /// The method as published; a cGAN that no term of the loss gave a discriminator is none.
 fn method_name(config: &Config) -> &'static str {
-    let adversarial = config.loss.lambda_adversarial > 0.0 || config.loss.lambda_features > 0.0;
     match config.method {
-        MethodKind::Cgan if !adversarial => "U-Net (cGAN without its discriminator)",
+        MethodKind::Cgan if !config.loss.is_adversarial() => "U-Net (cGAN without its discriminator)",
         method => method.published_name(),
     }
 }

@@ -177,12 +177,13 @@ struct Synthesize {
     /// Folder of real pairs (low/NAME.tif, high/NAME.tif) to compare with in what becomes of each spatial frequency.
     #[arg(long)]
     pairs: Option<PathBuf>,
-    /// Folder to write: low/NAME_K.tif and high/NAME_K.tif (pairs to train on), sheet.html, statistics.json.
+    /// Folder to write, new or empty: low/NAME_K.tif and high/NAME_K.tif (pairs to train on), sheet.html,
+    /// statistics.json.
     #[arg(long)]
     out: PathBuf,
     /// Degraded images of each clean one.
-    #[arg(long, default_value_t = 3)]
-    samples: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    samples: u16,
     /// Seed of the noise.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -277,7 +278,7 @@ fn run_train(mut options: Train) -> Result<()> {
     if !outcome.finished {
         bail!("stopped at step {}; continue with --resume", outcome.position.step);
     }
-    let config = Config::load(&run.config(), &[])?;
+    let config = Config::of_run(&run.config())?;
     // A synthesiser is no model that mdr could run.
     let exported = config.tasks.iter().filter(|_| !config.method.synthesises());
     for &task in exported {
@@ -295,7 +296,7 @@ fn run_export(options: &Export) -> Result<()> {
 
 /// The task asked for, or the only one of a run.
 fn task_of(run: &train::RunFolder, asked: Option<mdr::Task>) -> Result<mdr::Task> {
-    match (&Config::load(&run.config(), &[])?.tasks[..], asked) {
+    match (&Config::of_run(&run.config())?.tasks[..], asked) {
         (_, Some(task)) => Ok(task),
         (&[task], None) => Ok(task),
         _ => bail!("{} is a run of several tasks; say which with --task", run.root().display()),
@@ -306,7 +307,7 @@ fn run_synthesize(options: Synthesize) -> Result<()> {
     let device = options.hardware.device()?;
     let task = task_of(&train::RunFolder::new(&options.run), options.task)?;
     let Synthesize { run, clean, real, pairs, out, samples, seed, .. } = options;
-    let request = synthesize::Request { run, task, clean, real, pairs, out, samples, seed };
+    let request = synthesize::Request { run, task, clean, real, pairs, out, samples: samples.into(), seed };
     println!("{}", synthesize::synthesize(&request, device)?.display());
     Ok(())
 }
@@ -367,15 +368,17 @@ impl Hardware {
 }
 
 /// Opens libtorch_cuda, which registers its kernels when loaded: nothing calls into it directly, so the linker drops it.
+/// It lies where libtorch was when this program was built, or where the loader finds libtorch now.
 fn load_cuda() {
-    let path = std::path::Path::new(env!("MDR_TORCH_LIB")).join("libtorch_cuda.so");
-    if path.exists() {
-        // SAFETY: the library belongs to the libtorch that this program is linked to; its initialisers do nothing but
-        // register kernels.
-        match unsafe { libloading::Library::new(&path) } {
-            Ok(library) => std::mem::forget(library),
-            Err(error) => eprintln!("{}: {error}", path.display()),
-        }
+    let built = std::path::Path::new(env!("MDR_TORCH_LIB")).join("libtorch_cuda.so");
+    let path = if built.exists() { built } else { PathBuf::from("libtorch_cuda.so") };
+    // SAFETY: the library belongs to the libtorch that this program is linked to; its initialisers do nothing but
+    // register kernels.
+    match unsafe { libloading::Library::new(&path) } {
+        Ok(library) => std::mem::forget(library),
+        Err(error) if path.is_absolute() => eprintln!("{}: {error}", path.display()),
+        // A libtorch without CUDA has no such file.
+        Err(_) => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! Folders → images in memory, normalised, each with its part in the split. Pairs are `low/NAME` with `high/NAME`, images
-//! that belong to no other `clean/NAME` and `degraded/NAME`, at any depth. The split is by file: folders named train, val and
+//! that belong to no other `clean/NAME` and `degraded/NAME`, and lateral planes for the task axial also `stack/NAME`, at
+//! any depth. The split is by file: folders named train, val and
 //! test where they exist, else seeded; planes of one file never end up in different parts. Files are read through the
 //! engine, and normalised by it, so that training sees what inference will see.
 
@@ -70,7 +71,7 @@ pub struct Images {
 }
 
 /// One file, or two that belong together, as found; nothing is read yet. What a run folder's split.json lists.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Path of the clean image, or of the reference of a pair, relative to `--data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,9 +81,12 @@ pub struct Entry {
     pub degraded: Option<PathBuf>,
     /// What it is for.
     pub split: Split,
-    /// Index of the folder in the config.
+    /// Index among the config's tasks.
     #[serde(skip)]
-    folder: usize,
+    pub task: usize,
+    /// How often it is drawn, compared with others.
+    #[serde(skip)]
+    weight: f64,
     /// Whether nothing but the seeded choice decides the split.
     #[serde(skip)]
     open: bool,
@@ -110,21 +114,20 @@ impl Entry {
 /// # Errors
 /// Where a folder is missing or holds no image, or an image of a pair has no partner.
 pub fn find(config: &Config, root: &Path) -> Result<Vec<Entry>> {
-    let mut found = search(&folders(config), root)?;
-    split_rest(&mut found, config);
+    let default = |task: &Task| Folder::new(task.to_string(), None);
+    let mut folders = config.data.folders.clone();
+    if folders.is_empty() {
+        folders = config.tasks.iter().map(default).collect();
+    }
+    let folders = folders.iter().map(|folder| Ok((folder, task_index(folder, config)?))).collect::<Result<Vec<_>>>()?;
+    let mut found = search(&folders, &config.tasks, root)?;
+    for task in 0..config.tasks.len() {
+        split_rest(&mut found, task, config);
+    }
     if let Some(count) = config.data.pairs {
-        let folders = folders(config);
-        let tasks: Vec<usize> = folders.iter().map(|folder| task_index(folder, config)).collect::<Result<_>>()?;
-        take_pairs(&mut found, count, config.seed, &tasks);
+        take_pairs(&mut found, count, config.seed);
     }
     Ok(found)
-}
-
-/// The folders of a config; without any, one named as each task.
-fn folders(config: &Config) -> Vec<Folder> {
-    let default = |task: &Task| Folder::new(task.to_string(), None);
-    let named = &config.data.folders;
-    if named.is_empty() { config.tasks.iter().map(default).collect() } else { named.clone() }
 }
 
 /// Index of the task whose images a folder holds: as the config says, as a part of the path says, or the only one.
@@ -137,15 +140,20 @@ fn task_index(folder: &Folder, config: &Config) -> Result<usize> {
     }
 }
 
-/// Finds all images in these folders, in a fixed order. Where neither the config nor a folder says what an image is
-/// for, it is for training.
+/// The pairs at any depth below a folder, in a fixed order.
 ///
 /// # Errors
-/// As [`find`].
-pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
+/// Where there are none, or one lacks its partner.
+pub fn below(root: &Path) -> Result<Vec<Entry>> {
+    search(&[(&Folder::new(String::new(), Some(FolderKind::Pairs)), 0)], &[], root)
+}
+
+/// Finds all images in these folders, each with the index of its task, in a fixed order. Where neither the config nor a
+/// folder says what an image is for, it is for training.
+fn search(folders: &[(&Folder, usize)], tasks: &[Task], root: &Path) -> Result<Vec<Entry>> {
     let mut found: Vec<Entry> = Vec::new();
     let mut seen = BTreeSet::new();
-    for (number, folder) in folders.iter().enumerate() {
+    for &(folder, task) in folders {
         let base = root.join(&folder.path);
         ensure!(base.is_dir(), "{}: no such folder (named in data.folders, relative to --data)", base.display());
         let before = found.len();
@@ -153,7 +161,7 @@ pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
         let mut add = |reference: Option<PathBuf>, degraded: Option<PathBuf>| {
             let relative = |path: PathBuf| path.strip_prefix(root).map(Path::to_owned).unwrap_or(path);
             let (reference, degraded) = (reference.map(relative), degraded.map(relative));
-            let entry = Entry { reference, degraded, split: Split::Train, folder: number, open: false };
+            let entry = Entry { reference, degraded, split: Split::Train, task, weight: folder.weight, open: false };
             let stem = entry.path().file_stem().unwrap_or_default().to_owned();
             if let Some(name) = folder.exclude.iter().find(|name| stem == name.as_str()) {
                 excluded.insert(name);
@@ -169,7 +177,9 @@ pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
         while let Some(directory) = directories.pop() {
             let (files, inner) = list(&directory)?;
             let role = directory.file_name().unwrap_or_default();
-            if role == "clean" && takes(&[FolderKind::Clean, FolderKind::Unpaired]) {
+            // Planes of a stack lie across its optical axis: what axial defects are simulated on.
+            let clean = role == "clean" || (role == "stack" && tasks.get(task) == Some(&Task::Axial));
+            if clean && takes(&[FolderKind::Clean, FolderKind::Unpaired]) {
                 files.iter().for_each(|file| add(Some(file.clone()), None));
             }
             if role == "degraded" && takes(&[FolderKind::Degraded, FolderKind::Unpaired]) {
@@ -187,8 +197,9 @@ pub fn search(folders: &[Folder], root: &Path) -> Result<Vec<Entry>> {
         }
         ensure!(
             found.len() > before,
-            "{}: found neither low/NAME.tif with high/NAME.tif nor clean/NAME.tif nor degraded/NAME.tif, at any depth",
-            base.display()
+            "{}: found neither low/NAME.tif with high/NAME.tif nor clean/NAME.tif nor degraded/NAME.tif{}, at any depth",
+            base.display(),
+            if tasks.get(task) == Some(&Task::Axial) { " nor stack/NAME.tif" } else { "" }
         );
         if let Some(name) = folder.exclude.iter().find(|name| !excluded.contains(name)) {
             bail!("{}: no image {name:?} to exclude", base.display());
@@ -222,14 +233,15 @@ pub(crate) fn named_split(path: &Path) -> Option<Split> {
     })
 }
 
-/// Splits files to which no folder gave a part: of pairs, of clean and of degraded images of every folder's kind, a
-/// seeded choice is for validation.
-fn split_rest(found: &mut [Entry], config: &Config) {
-    let kind = |entry: &Entry| (entry.reference.is_some(), entry.degraded.is_some());
+/// Splits a task's files to which no folder gave a part: of pairs, of clean and of degraded images, unless some are for
+/// validation already, a seeded choice is.
+fn split_rest(found: &mut [Entry], task: usize, config: &Config) {
     for wanted in [(true, true), (true, false), (false, true)] {
-        let has_val = found.iter().any(|entry| entry.split == Split::Val && kind(entry) == wanted);
+        let is_one =
+            |entry: &Entry| entry.task == task && (entry.reference.is_some(), entry.degraded.is_some()) == wanted;
+        let has_val = found.iter().any(|entry| entry.split == Split::Val && is_one(entry));
         let mut open: Vec<usize> =
-            (0..found.len()).filter(|&index| found[index].open && kind(&found[index]) == wanted).collect();
+            (0..found.len()).filter(|&index| found[index].open && is_one(&found[index])).collect();
         if has_val || open.len() < 2 || config.data.validation_fraction == 0.0 {
             continue;
         }
@@ -241,16 +253,15 @@ fn split_rest(found: &mut [Entry], config: &Config) {
     }
 }
 
-/// Leaves `count` training pairs of each task, drawn so that a smaller number is a part of a larger one. `tasks`: of each
-/// folder of the config.
-fn take_pairs(found: &mut Vec<Entry>, count: usize, seed: u64, tasks: &[usize]) {
+/// Leaves `count` training pairs of each task, drawn so that a smaller number is a part of a larger one.
+fn take_pairs(found: &mut Vec<Entry>, count: usize, seed: u64) {
     let is_one = |entry: &Entry| entry.split == Split::Train && entry.is_pair();
     let mut order: Vec<usize> = (0..found.len()).filter(|&index| is_one(&found[index])).collect();
     order.shuffle(&mut Pcg64Mcg::seed_from_u64(seed.wrapping_add(1)));
     let mut taken = BTreeMap::new();
     let mut kept = vec![true; found.len()];
     for index in order {
-        let taken: &mut usize = taken.entry(tasks[found[index].folder]).or_default();
+        let taken: &mut usize = taken.entry(found[index].task).or_default();
         kept[index] = *taken < count;
         *taken += 1;
     }
@@ -264,8 +275,6 @@ fn take_pairs(found: &mut Vec<Entry>, count: usize, seed: u64, tasks: &[usize]) 
 /// Where a file cannot be read, is not of one channel, or does not fit its partner.
 pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Result<Images> {
     let mut images = Images::default();
-    let folders = folders(config);
-    let tasks: Vec<usize> = folders.iter().map(|folder| task_index(folder, config)).collect::<Result<_>>()?;
     // Images are read only where they are of use: pairs are to validate on always; clean images are to be degraded, or
     // for methods without pairs, which alone have a use for degraded ones.
     let fraction = config.simulate.as_ref().map_or(0.0, |simulate| simulate.fraction);
@@ -278,8 +287,7 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
     };
     for entry in entries.iter().filter(|entry| entry.split == split).filter(wanted) {
         let name = entry.path().display().to_string();
-        let weight = folders.get(entry.folder).map_or(1.0, |folder| folder.weight);
-        let task = tasks.get(entry.folder).copied().unwrap_or(0);
+        let (task, weight) = (entry.task, entry.weight);
         let single = |(number, plane)| Single { name: plane_name(&name, number), weight, task, plane };
         let mut reference = entry.reference.as_ref().map(|path| read(&root.join(path))).transpose()?;
         let mut input = entry.degraded.as_ref().map(|path| read(&root.join(path))).transpose()?;

@@ -1,6 +1,7 @@
 //! Run folder → report.html: figures, curves, pictures, config, in one file that needs nothing else. It reads nothing but
 //! the run folder, so it can be made again at any time.
 
+use crate::config::Config;
 use crate::html::{self, Line, escaped};
 use crate::train::{RunFolder, write};
 use anyhow::{Context, Result};
@@ -9,12 +10,14 @@ use std::fmt::Write;
 /// Writes report.html into the run folder.
 ///
 /// # Errors
-/// Where log.csv cannot be read or the report cannot be written; other files may be missing.
+/// Where config.toml or log.csv cannot be read or the report cannot be written; other files may be missing.
 pub fn write_report(run: &RunFolder) -> Result<()> {
     let log = std::fs::read_to_string(run.log()).with_context(|| run.log().display().to_string())?;
-    let config = std::fs::read_to_string(run.config()).unwrap_or_default();
+    let config = Config::of_run(&run.config())?;
     let mut html = html::head("mdr-train report");
-    figures(&mut html, run)?;
+    for task in 0..config.tasks.len() {
+        figures(&mut html, run, &config, task);
+    }
     html.push_str("<h2>Curves</h2>");
     for (name, points) in html::columns(&log).iter().filter(|(_, points)| points.len() > 1) {
         html.push_str(&html::curves(name, "step", 160.0, &[Line { colour: "#06c", points }]));
@@ -30,21 +33,22 @@ pub fn write_report(run: &RunFolder) -> Result<()> {
             html::picture("validation pictures", &bytes)
         );
     }
-    let _ = writeln!(html, "<h2>Config</h2><pre>{}</pre></html>", escaped(&config));
+    let _ = writeln!(html, "<h2>Config</h2><pre>{}</pre></html>", escaped(&config.to_toml()?));
     write(&run.report(), html.as_bytes())
 }
 
-/// Table of the best validation, and the parity check.
-fn figures(html: &mut String, run: &RunFolder) -> Result<()> {
+/// Of a task (an index), the table of the best validation, and the parity check.
+fn figures(html: &mut String, run: &RunFolder, config: &Config, task: usize) {
     let json = |path| -> Option<serde_json::Value> {
         let text = std::fs::read_to_string(path).ok()?;
         serde_json::from_str(&text).ok()
     };
-    if let Some(best) = json(run.scores()) {
+    if let Some(best) = json(run.scores(config, task)) {
         let _ = write!(
             html,
-            "<h2>Best validation: step {}, {} planes</h2><p>{}</p><table><tr><th><th>PSNR affine, dB<th>SSIM affine<th>PSNR, dB\
+            "<h2>{}: best validation, step {}, {} planes</h2><p>{}</p><table><tr><th><th>PSNR affine, dB<th>SSIM affine<th>PSNR, dB\
              <th>SSIM</tr>",
+            config.tasks[task],
             best["step"],
             best["images"],
             escaped(best["data"].as_str().unwrap_or_default())
@@ -59,7 +63,7 @@ fn figures(html: &mut String, run: &RunFolder) -> Result<()> {
         }
         let _ = write!(html, "</table><p>{}</p>", escaped(best["protocol"].as_str().unwrap_or_default()));
     }
-    if let Some(parity) = json(run.parity()) {
+    if let Some(parity) = json(run.parity(config, task)) {
         let _ = write!(
             html,
             "<p>Export: tch and mdr differ by {:.1e} of the output range at most (allowed: {:.0e}).</p>",
@@ -67,7 +71,6 @@ fn figures(html: &mut String, run: &RunFolder) -> Result<()> {
             parity["tolerance"].as_f64().unwrap_or(f64::NAN)
         );
     }
-    Ok(())
 }
 
 fn last_picture(run: &RunFolder) -> Option<std::path::PathBuf> {

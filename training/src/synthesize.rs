@@ -63,7 +63,7 @@ impl Synthesizer {
     /// Where the folder is no run of a method that synthesises.
     pub fn load(run: &Path, device: Device) -> Result<Self> {
         let run = RunFolder::new(run);
-        let config = Config::load(&run.config(), &[])?;
+        let config = Config::of_run(&run.config())?;
         ensure!(
             config.method.synthesises(),
             "{} is a run of {}; expected cin-gan or separate-gan",
@@ -104,6 +104,9 @@ pub fn synthesize(request: &Request, device: Device) -> Result<PathBuf> {
     let task = config.task_index(request.task)?;
     let clean = planes(&request.clean, config)?;
     let real = request.real.as_deref().map(|folder| planes(folder, config)).transpose()?;
+    // Pairs of an earlier call, of other names or more samples, would stay among the new ones.
+    let used = std::fs::read_dir(&request.out).is_ok_and(|mut entries| entries.next().is_some());
+    ensure!(!used, "{} is not empty; choose another --out", request.out.display());
     for side in ["low", "high"] {
         let folder = request.out.join(side);
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;

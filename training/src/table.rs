@@ -2,8 +2,8 @@
 //! ablations, pictures, learning curves, times. It can be made again at any time: no figure comes from elsewhere.
 
 use crate::benchmark::{self, Cell, Figures, Group, Results, State};
-use crate::evaluate;
 use crate::html::{self, Boxes, Line, escaped};
+use crate::pairs;
 use crate::train::{RunFolder, write};
 use anyhow::{Context, Result};
 use mdr::montage::{self, Panel};
@@ -70,7 +70,7 @@ impl Report<'_> {
     fn html(&self) -> String {
         let mut html = html::head(&self.results.title);
         self.budget(&mut html);
-        let main: Vec<Row> = self.rows(|group| !group.ablation);
+        let main: Vec<Row> = self.rows(|group| group.ablation.is_none());
         html.push_str(
             "<h2>Test images: PSNR (dB) and SSIM after fitting gain and offset</h2><p>Mean over the images ± standard \
              deviation over the seeds (where there are several); small: standard deviation over the images. Reference \
@@ -149,7 +149,16 @@ impl Report<'_> {
     }
 
     fn budget(&self, html: &mut String) {
-        let Results { date, commit, device, processor, threads, set, cells, groups, .. } = self.results;
+        let Results { date, machine, set, cells, groups, .. } = self.results;
+        let mut machines: Vec<&str> = Vec::new();
+        for cell in cells.iter().filter(|cell| cell.seed.is_some() && cell.state == State::Finished) {
+            if !machines.contains(&&*cell.machine) {
+                machines.push(&cell.machine);
+            }
+        }
+        if machines.is_empty() {
+            machines.push(machine);
+        }
         let count = |state| cells.iter().filter(|cell| cell.state == state).count();
         let seconds: f64 = cells.iter().map(|cell| cell.seconds).sum();
         let images: Vec<String> = (self.tasks().into_iter())
@@ -160,11 +169,8 @@ impl Report<'_> {
             .collect();
         let _ = write!(
             html,
-            "<p>{date}, commit {}; trained on {} with {threads} threads ({}), {} in all. {} cells finished, {} failed, \
-             {} still to do. Test images: {}.{}</p>",
-            escaped(commit.get(..12).unwrap_or(commit)),
-            escaped(device),
-            escaped(processor),
+            "<p>{date}; trained on {}; {} in all. {} cells finished, {} failed, {} still to do. Test images: {}.{}</p>",
+            escaped(&machines.join("; ")),
             duration(seconds),
             count(State::Finished),
             count(State::Failed),
@@ -401,25 +407,23 @@ impl Report<'_> {
         with.filter_map(|(seed, with)| Some(with - without.get(&seed)?)).collect()
     }
 
-    /// Each after the group that it is a change of: the first with the same config that is no ablation.
+    /// A table of each group that others are changes of, with these.
     fn ablations(&self, html: &mut String) {
-        let ablations = self.rows(|group| group.ablation);
-        let mut rows: Vec<Row> = Vec::new();
-        for row in ablations {
-            let config = &self.results.groups[row.group].config;
-            let base = self.results.groups.iter().position(|group| !group.ablation && group.config == *config);
-            let base = base.map(|group| Row { group, ..row }).filter(|base| !rows.contains(base));
-            rows.extend(base);
-            rows.push(row);
-        }
-        // One after another, where several are changes of the same.
-        rows.sort_by_key(|row| {
-            let config = self.results.groups[row.group].config.clone();
-            (config, std::cmp::Reverse(row.pairs), row.group)
-        });
-        if !rows.is_empty() {
-            html.push_str("<h2>Ablations</h2><p>Each group of rows begins with what they are changes of.</p>");
-            self.scores(html, &rows, AFFINE, false);
+        let mut heading = "<h2>Ablations</h2><p>The first row of each table is what the others are one change of.</p>";
+        for (number, base) in self.results.groups.iter().enumerate() {
+            let changes = self.rows(|group| group.ablation.as_ref() == Some(&base.label));
+            let mut rows: Vec<Row> = Vec::new();
+            for change in changes {
+                let base = Row { group: number, ..change };
+                if !rows.contains(&base) {
+                    rows.push(base);
+                }
+                rows.push(change);
+            }
+            if !rows.is_empty() {
+                html.push_str(std::mem::take(&mut heading));
+                self.scores(html, &rows, AFFINE, false);
+            }
         }
     }
 
@@ -430,7 +434,7 @@ impl Report<'_> {
              own percentiles 0.1 and 99.9. Number: training pairs.</p>",
         );
         for (task, examples) in &self.results.examples {
-            let found = evaluate::pairs_below(&benchmark::test_folder(self.data, *task)).unwrap_or_default();
+            let found = pairs::below(&benchmark::test_folder(self.data, *task)).unwrap_or_default();
             // A column for each group: that of the most pairs.
             let mut columns: Vec<Row> = Vec::new();
             for &row in rows {
@@ -493,7 +497,9 @@ impl Report<'_> {
     }
 
     fn times(&self, html: &mut String) {
-        html.push_str("<h2>Time of each cell</h2><table><tr><th>cell<th>state<th>steps<th>time<th>steps/s<th></tr>");
+        html.push_str(
+            "<h2>Time of each cell</h2><table><tr><th>cell<th>state<th>steps<th>time<th>steps/s<th>trained on<th></tr>",
+        );
         for cell in self.results.cells.iter().filter(|cell| cell.seed.is_some() || cell.error.is_some()) {
             let state = match cell.state {
                 State::Open => "to do",
@@ -503,12 +509,13 @@ impl Report<'_> {
             };
             let _ = write!(
                 html,
-                "<tr><td>{}<td>{state}<td>{} of {}<td>{}<td>{:.1}<td>{}</tr>",
+                "<tr><td>{}<td>{state}<td>{} of {}<td>{}<td>{:.1}<td>{}<td>{}</tr>",
                 cell.key,
                 cell.steps[0],
                 cell.steps[1],
                 duration(cell.seconds),
                 cell.steps_per_s,
+                escaped(&cell.machine),
                 escaped(cell.error.as_deref().unwrap_or_default())
             );
         }

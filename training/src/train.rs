@@ -54,17 +54,22 @@ impl RunFolder {
     pub fn last(&self) -> PathBuf {
         self.checkpoints().join("last.safetensors")
     }
-    pub fn scores(&self) -> PathBuf {
-        self.checkpoints().join("best.json")
+    /// Validation figures of the best checkpoint; like the next two, of one of the config's tasks (an index).
+    pub fn scores(&self, config: &Config, task: usize) -> PathBuf {
+        self.checkpoints().join(Self::of_task("best", "json", config, task))
     }
     pub fn model(&self, config: &Config, task: usize) -> PathBuf {
-        match &config.tasks[..] {
-            [_] => self.0.join("model.onnx"),
-            tasks => self.0.join(format!("model-{}.onnx", tasks[task])),
-        }
+        self.0.join(Self::of_task("model", "onnx", config, task))
     }
-    pub fn parity(&self) -> PathBuf {
-        self.0.join("parity.json")
+    pub fn parity(&self, config: &Config, task: usize) -> PathBuf {
+        self.0.join(Self::of_task("parity", "json", config, task))
+    }
+    /// The task's name is part of it where the run has several.
+    fn of_task(name: &str, ending: &str, config: &Config, task: usize) -> String {
+        match &config.tasks[..] {
+            [_] => format!("{name}.{ending}"),
+            tasks => format!("{name}-{}.{ending}", tasks[task]),
+        }
     }
     pub fn report(&self) -> PathBuf {
         self.0.join("report.html")
@@ -92,10 +97,10 @@ pub struct Outcome {
     pub finished: bool,
 }
 
-/// Starts a run in an empty or missing folder.
+/// Starts a run in a missing folder, in an empty one, or in that of a run which never came to a checkpoint.
 ///
 /// # Errors
-/// Where the folder holds something, and as [`resume`].
+/// Where the folder holds something else, and as [`resume`].
 pub fn start(
     config: &Config,
     data: &Path,
@@ -105,17 +110,17 @@ pub fn start(
 ) -> Result<Outcome> {
     let used = std::fs::read_dir(run.root()).is_ok_and(|mut entries| entries.next().is_some());
     ensure!(
-        !used,
+        !used || (run.config().exists() && !run.last().exists()),
         "{} is not empty; choose another --out, or continue the run there with --resume",
         run.root().display()
     );
+    ensure!(
+        config.train.keep == 0.0 || config.base.is_some(),
+        "train.keep = {} is a part of a base's weights, and there is no base: mdr-train finetune --base",
+        config.train.keep
+    );
     let entries = pairs::find(config, data)?;
     let mut method = prepared(config, device)?;
-    for folder in [run.root(), &run.samples(), &run.checkpoints()] {
-        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-    }
-    write(&run.config(), config.to_toml()?.as_bytes())?;
-    write(&run.split(), serde_json::to_string_pretty(&entries)?.as_bytes())?;
     if let Some(base) = &config.base {
         method.begin_with(&base::read(base)?.weights).with_context(|| format!("base {base}"))?;
     }
@@ -129,7 +134,12 @@ pub fn start(
 /// Where images or run folder cannot be read or written, where the images are not those that the run began with, and
 /// where a loss is no longer finite (the last good checkpoint stays).
 pub fn resume(data: &Path, run: &RunFolder, device: Device, stop: &dyn Fn(u64) -> bool) -> Result<Outcome> {
-    let config = Config::load(&run.config(), &[])?;
+    let config = Config::of_run(&run.config())?;
+    ensure!(
+        run.last().exists(),
+        "the run in {} has no checkpoint yet; start it again with --config",
+        run.root().display()
+    );
     let entries = pairs::find(&config, data)?;
     let recorded = run.entries()?;
     let same = entries.len() == recorded.len() && entries.iter().zip(&recorded).all(|(a, b)| a.same_images(b));
@@ -145,12 +155,11 @@ fn prepared(config: &Config, device: Device) -> Result<Box<dyn Method>> {
     Ok(method)
 }
 
-/// The config with what `simulate.calibrate` found in the training pairs, also in the run folder.
-fn calibrated(config: &Config, images: &Images, run: &RunFolder) -> Result<Config> {
+/// The config with what `simulate.calibrate` found in the training pairs.
+fn calibrated(config: &Config, images: &Images) -> Result<Config> {
     let mut config = config.clone();
     if let Some(simulate) = config.simulate.as_mut().filter(|simulate| simulate.calibrate && simulate.fraction > 0.0) {
         calibrate(simulate, config.tasks[0], images.pairs.iter())?;
-        write(&run.config(), config.to_toml()?.as_bytes())?;
     }
     Ok(config)
 }
@@ -168,7 +177,7 @@ fn go_on(
     stop: &dyn Fn(u64) -> bool,
 ) -> Result<Outcome> {
     let mut images = pairs::load(entries, Split::Train, config, data)?;
-    let config = &calibrated(config, &images, run)?;
+    let config = &calibrated(config, &images)?;
     let settings = &config.train;
     let validation = Validation::new(config, pairs::load(entries, Split::Val, config, data)?)?;
     let (real, clean) = (images.pairs.len(), images.clean.len());
@@ -178,18 +187,26 @@ fn go_on(
         config.method.published_name(),
         validation.pairs().len()
     ));
-    let input_scores = Scores::mean(&validation.input_scores()?);
-    if let Some(input) = &input_scores {
+    let input_scores = validation.input_scores()?;
+    if let Some(input) = Scores::mean(&input_scores) {
         progress.say(&format!("validation input: {:.2} dB, SSIM {:.3}", input.psnr_affine, input.ssim_affine));
     }
     if let Some(settings) = &config.augment {
         augment::augment(&mut images, settings, config, device)?;
         progress.say(&format!("{} synthetic pairs by {}", images.pairs.len() - real, settings.run));
     }
-    let mut loader = Loader::start(Arc::new(Sampler::new(config, images)?), position.step);
+    let sampler = Sampler::new(config, images)?;
+    // Only now: what is wrong with config or images leaves no folder behind.
+    for folder in [run.root(), &run.samples(), &run.checkpoints()] {
+        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    }
+    write(&run.config(), config.to_toml()?.as_bytes())?;
+    write(&run.split(), serde_json::to_string_pretty(entries)?.as_bytes())?;
+    let mut loader = Loader::start(Arc::new(sampler), position.step);
     let mut log = Log::open(&run.log(), position.step)?;
+    progress.begin_row();
 
-    while position.step < settings.steps {
+    while position.step < settings.steps && !is_over(config, &position) {
         let batch = loader.take()?.to_batch(device);
         let learning_rate = learning_rate(config, position.step);
         sums.add(step(method.as_mut(), &batch, learning_rate, settings.batch)?);
@@ -209,6 +226,7 @@ fn go_on(
             bail!(not_finite(name, *value, position.step, run));
         }
         progress.advance(position.step, Some(&losses));
+        let rate = progress.images_per_second(settings.batch);
         let mut measured: Option<Measured> = None;
         if validate || stopped {
             check_weights(method.as_ref(), position.step, run)?;
@@ -222,34 +240,29 @@ fn go_on(
                 progress.say(&format!("step {}: validation {}{mark}", position.step, measured.text));
                 if best {
                     (position.best, position.best_step) = (measured.quality, position.step);
-                    let figures = serde_json::json!({
-                        "data": validation.count().describe(config, entries),
-                        "images": validation.pairs().len(),
-                        "pairs": validation.count().pairs,
-                        "simulated_windows": validation.count().simulated_windows,
-                        "step": position.step,
-                        "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM \
-                                     window; affine: after fitting gain and offset",
-                        "input": input_scores,
-                        "restored": measured.scores,
-                    });
-                    write(&run.scores(), figures.to_string().as_bytes())?;
+                    for task in 0..config.tasks.len() {
+                        let mut figures = validation.figures(task, &input_scores, &measured.scores, config, entries);
+                        figures["step"] = position.step.into();
+                        write(&run.scores(config, task), figures.to_string().as_bytes())?;
+                    }
                     checkpoint::save(&run.best(), method.as_ref(), position, sums.state())?;
                 }
             }
         }
         if row {
-            let rate = progress.images_per_second(settings.batch);
-            let scores = measured.as_ref().and_then(|measured| measured.scores.as_ref());
-            log.write(position.step, learning_rate, rate, scores, &losses)?;
+            let scores = measured.as_ref().and_then(|measured| Scores::mean(&measured.scores));
+            log.write(position.step, learning_rate, rate, scores.as_ref(), &losses)?;
         }
         if validate || stopped {
             checkpoint::save(&run.last(), method.as_ref(), position, sums.state())?;
         }
+        if row {
+            progress.begin_row();
+        }
         let since = (position.step - position.best_step) / settings.validate_every;
         if let Some(measured) = measured.filter(|_| since > 0) {
             let fallen = position.best - measured.quality;
-            let ends = settings.patience > 0 && since >= settings.patience;
+            let ends = is_over(config, &position);
             if ends || (since.is_multiple_of(FALLING) && fallen > FALLEN) {
                 progress.say(&format!(
                     "warning: validation is {fallen:.2} below its best, that of step {}: the network learns the training \
@@ -258,9 +271,6 @@ fn go_on(
                     if ends { "; stopping early (train.patience)" } else { "" }
                 ));
             }
-            if ends {
-                break;
-            }
         }
         if stopped && position.step < settings.steps {
             progress.say(&format!("stopped and saved at step {}", position.step));
@@ -268,6 +278,15 @@ fn go_on(
         }
     }
     Ok(Outcome { position, finished: true })
+}
+
+/// Whether so many validations have brought nothing new that the run ends before its last step; also of a run that is
+/// resumed.
+fn is_over(config: &Config, position: &Position) -> bool {
+    let settings = &config.train;
+    let since = (position.step - position.best_step) / settings.validate_every;
+    // Without anything to validate on there is no best step.
+    settings.patience > 0 && position.best_step > 0 && since >= settings.patience
 }
 
 /// One step; where memory runs out, the error says what to set.
@@ -424,6 +443,8 @@ struct Progress {
     step: u64,
     began: Instant,
     said: Instant,
+    /// Where and when the row of the log began that is written next.
+    row: (u64, Instant),
 }
 
 impl Progress {
@@ -435,7 +456,7 @@ impl Progress {
                 .with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         let now = Instant::now();
-        Self { bar, total, first, step: first, began: now, said: now }
+        Self { bar, total, first, step: first, began: now, said: now, row: (first, now) }
     }
 
     fn say(&self, line: &str) {
@@ -472,8 +493,15 @@ impl Progress {
         (self.step - self.first) as f64 / self.began.elapsed().as_secs_f64().max(1e-9)
     }
 
+    /// The steps of the next row of the log begin now: what validation took is not counted.
+    fn begin_row(&mut self) {
+        self.row = (self.step, Instant::now());
+    }
+
+    /// Since the row began.
     fn images_per_second(&self, batch: usize) -> f64 {
-        self.rate() * batch as f64
+        let (first, began) = self.row;
+        ((self.step - first) as f64 * batch as f64) / began.elapsed().as_secs_f64().max(1e-9)
     }
 }
 

@@ -11,7 +11,6 @@ use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::montage::{Panel, montage};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
-use serde::Serialize;
 use std::path::Path;
 use tch::{Device, Tensor};
 
@@ -28,7 +27,8 @@ pub struct Validation {
     pairs: Vec<Pair>,
     /// To synthesise from, and what the result should be like, of each task.
     synthesis: Vec<Synthesis>,
-    count: Count,
+    /// Of each task.
+    counts: Vec<Count>,
 }
 
 #[derive(Debug)]
@@ -43,14 +43,14 @@ pub struct Measured {
     /// The higher the better: affine PSNR in dB of restored planes, or minus the distance of synthetic planes from real
     /// ones.
     pub quality: f64,
-    /// Of restored planes.
-    pub scores: Option<Scores>,
+    /// Of restored planes, in the order of [`Validation::pairs`].
+    pub scores: Vec<Scores>,
     /// In words.
     pub text: String,
 }
 
-/// How many planes were validated on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How many planes of a task were validated on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Planes of real pairs.
     pub pairs: usize,
@@ -59,13 +59,17 @@ pub struct Count {
 }
 
 impl Count {
-    /// In words, with the folders that the validation images lie in; `entries` are those of the run.
-    pub fn describe(self, config: &Config, entries: &[Entry]) -> String {
+    /// In words, with the folders that the task's validation images lie in; `entries` are those of the run.
+    pub fn describe(self, task: usize, config: &Config, entries: &[Entry]) -> String {
         let folders = |paired: bool| {
             let mut names: Vec<String> = Vec::new();
-            for entry in
-                entries.iter().filter(|e| e.split == Split::Val && e.reference.is_some() && e.is_pair() == paired)
-            {
+            let is_one = |entry: &&Entry| {
+                entry.task == task
+                    && entry.split == Split::Val
+                    && entry.reference.is_some()
+                    && entry.is_pair() == paired
+            };
+            for entry in entries.iter().filter(is_one) {
                 // FOLDER/clean/NAME.tif or FOLDER/high/NAME.tif.
                 let role = entry.path().parent().unwrap_or(Path::new(""));
                 let folder = role.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(role);
@@ -131,23 +135,25 @@ impl Validation {
             }
         }
         let mut kept = Vec::new();
-        let mut count = Count { pairs: 0, simulated_windows: 0 };
+        let mut counts = vec![Count::default(); config.tasks.len()];
         for (number, pair) in pairs.into_iter().enumerate() {
             let percentile = |q| metrics::percentile(&pair.target.samples, q);
             if percentile(99.9)? > percentile(0.1)? {
+                let count = &mut counts[pair.task];
                 *(if number < real { &mut count.pairs } else { &mut count.simulated_windows }) += 1;
                 kept.push(pair);
             }
         }
-        Ok(Self { pairs: kept, synthesis: Vec::new(), count })
+        Ok(Self { pairs: kept, synthesis: Vec::new(), counts })
     }
 
     /// Planes of pairs are taken apart.
     fn of_synthesis(config: &Config, images: Images) -> Result<Self> {
         let mut synthesis: Vec<Synthesis> =
             config.tasks.iter().map(|_| Synthesis { clean: Vec::new(), real: Vec::new() }).collect();
-        let pairs = images.pairs.len();
+        let mut counts = vec![Count::default(); config.tasks.len()];
         for pair in images.pairs {
+            counts[pair.task].pairs += 1;
             synthesis[pair.task].clean.push(normalized(pair.target, &config.data)?);
             synthesis[pair.task].real.push(pair.input);
         }
@@ -157,7 +163,7 @@ impl Validation {
         for single in images.degraded {
             synthesis[single.task].real.push(single.plane);
         }
-        Ok(Self { pairs: Vec::new(), synthesis, count: Count { pairs, simulated_windows: 0 } })
+        Ok(Self { pairs: Vec::new(), synthesis, counts })
     }
 
     /// Restores (or synthesises), measures, and writes the pictures; none where there is nothing to validate on.
@@ -167,12 +173,12 @@ impl Validation {
     pub fn measure(&self, method: &dyn Method, device: Device, picture: &Path) -> Result<Option<Measured>> {
         if self.synthesis.is_empty() {
             let restored = self.restore(method, device);
-            let scores = Scores::mean(&self.scores(&restored)?);
+            let scores = self.scores(&restored)?;
             self.write_pictures(picture, &restored)?;
-            return Ok(scores.map(|scores| Measured {
-                quality: scores.psnr_affine,
-                text: format!("{:.2} dB, SSIM {:.3}", scores.psnr_affine, scores.ssim_affine),
-                scores: Some(scores),
+            return Ok(Scores::mean(&scores).map(|mean| Measured {
+                quality: mean.psnr_affine,
+                text: format!("{:.2} dB, SSIM {:.3}", mean.psnr_affine, mean.ssim_affine),
+                scores,
             }));
         }
         let mut distances = Vec::new();
@@ -193,12 +199,34 @@ impl Validation {
         }
         synthesize::write_picture(picture, &clean, &real, &synthetic)?;
         let mean = distances.iter().sum::<f64>() / distances.len() as f64;
-        Ok(Some(Measured { quality: -mean, scores: None, text: format!("distance from real images {mean:.3}") }))
+        Ok(Some(Measured { quality: -mean, scores: Vec::new(), text: format!("distance from real images {mean:.3}") }))
     }
 
-    /// How many planes of which kind.
-    pub fn count(&self) -> Count {
-        self.count
+    /// What there is to say of a task (an index) after a validation: how many planes of which kind, and the means of
+    /// their figures, degraded and restored, which stand in the order of [`Validation::pairs`].
+    pub fn figures(
+        &self,
+        task: usize,
+        input: &[Scores],
+        restored: &[Scores],
+        config: &Config,
+        entries: &[Entry],
+    ) -> serde_json::Value {
+        let mean = |scores: &[Scores]| {
+            let of_task = self.pairs.iter().zip(scores).filter(|(pair, _)| pair.task == task);
+            Scores::mean(&of_task.map(|(_, scores)| *scores).collect::<Vec<_>>())
+        };
+        let count = self.counts[task];
+        serde_json::json!({
+            "data": count.describe(task, config, entries),
+            "images": self.pairs.iter().filter(|pair| pair.task == task).count(),
+            "pairs": count.pairs,
+            "simulated_windows": count.simulated_windows,
+            "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM window; \
+                         affine: after fitting gain and offset",
+            "input": mean(input),
+            "restored": mean(restored),
+        })
     }
 
     /// The planes: real pairs, then simulated windows.
@@ -310,7 +338,7 @@ mod tests {
             (4, 0, 0.5, "4 real pairs of denoise/val"),
             (1, 2, 1.0, "1 real pair of denoise/val; 2 windows of phantoms, simulated noise"),
         ] {
-            let found = Count { pairs, simulated_windows }.describe(&config(phantoms), &entries);
+            let found = Count { pairs, simulated_windows }.describe(0, &config(phantoms), &entries);
             assert_eq!(found, format!("validation: {expected}"));
         }
     }

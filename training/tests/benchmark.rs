@@ -42,7 +42,7 @@ figure = "+ more"
 label = "CARE of another width"
 config = "smoke.toml"
 tasks = ["denoise"]
-ablation = true
+ablation = "CARE"
 set = ["net.features=2"]
 "#;
 
@@ -258,7 +258,8 @@ fn mistakes_in_a_table_are_said_before_anything_is_trained() {
         (TABLE.replace("published", "publishd"), "unknown field `publishd`"),
         (TABLE.replace("net.features", "net.feature"), "unknown field `feature`"),
         (TABLE.replace("label = \"input\"", "label = \"Care\""), "or alike"),
-        (TABLE.replace("ablation = true", "needs = \"more\""), "no earlier group"),
+        (TABLE.replace("ablation = \"CARE\"", "needs = \"more\""), "no earlier group"),
+        (TABLE.replace("ablation = \"CARE\"", "ablation = \"care\""), "which is no other group"),
         (TABLE.replace("model = \"input\"", ""), "either config or model"),
     ] {
         std::fs::write(folder.join("table.toml"), change).unwrap();

@@ -33,6 +33,28 @@ fn mistakes_are_named() {
     }
 }
 
+/// What a method would take no notice of must not stand in its config.
+#[test]
+fn what_would_be_ignored_or_cannot_work_together_is_named() {
+    let adversarial = ["method=cgan", "loss.lambda_adversarial=0.01"];
+    let cases = [
+        (&["loss.lambda_ssim=0.1"][..], "[loss] is of cgan; CARE has losses of its own"),
+        (&["gan.lambda_pairs=1.0"], "gan.lambda_pairs is of cin-gan and separate-gan"),
+        (&[adversarial[0], adversarial[1], "patches.size=16"], "patches.size = 16: expected at least"),
+        (&[adversarial[0], adversarial[1], "gan.beta_1=1.0"], "gan.beta_1 = 1: expected 0 or a decay below 1"),
+        (&["method=cgan", "loss.lambda_content=0.1"], "give them with --vgg16 FILE; to make the file: python"),
+        (&["method=cycle-gan"], "[simulate] makes pairs, which CycleGAN does not use"),
+        (&["task=axial"], "needs its optics: [simulate.axial]"),
+        (&["task=super-resolve"], "needs its optics: [simulate.widefield]"),
+    ];
+    for (changes, expected) in cases {
+        let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+        let found = Config::parse(include_str!("../configs/smoke.toml"), &changes);
+        let error = format!("{:#}", found.expect_err(expected));
+        assert!(error.contains(expected), "{changes:?}: {error}");
+    }
+}
+
 #[test]
 fn shipped_configs_are_right_and_survive_the_run_folder() {
     for text in [

@@ -78,6 +78,38 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn planes_of_stacks_are_clean_images_of_the_task_axial_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for task in ["axial", "denoise"] {
+        common::write_phantoms(&folder.path().join(format!("{task}/brain/stack/a.tif")), 3, 0, None);
+    }
+    let optics = "simulate.axial={ step = [2.0, 4.0] }";
+    let axial = common::smoke(&["task=axial", optics]);
+    let found = pairs::find(&axial, folder.path()).unwrap();
+    assert_eq!(pairs::load(&found, Split::Train, &axial, folder.path()).unwrap().clean.len(), 3);
+    let error = format!("{:#}", pairs::find(&common::smoke(&[]), folder.path()).unwrap_err());
+    assert!(error.contains("denoise: found neither") && !error.contains("stack"), "{error}");
+}
+
+#[test]
+fn each_task_has_its_own_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = ["denoise/train", "denoise/train", "denoise/val", "axial", "axial", "axial"];
+    for (number, part) in parts.iter().enumerate() {
+        for side in ["low", "high"] {
+            let path = folder.path().join(format!("{part}/{side}/{number}.tif"));
+            common::write_phantoms(&path, 1, number as u64, None);
+        }
+    }
+    let mut config = common::smoke(&["method=cgan", common::PAIRS_ONLY]);
+    (config.tasks, config.simulate) = (vec![Task::Denoise, Task::Axial], None);
+    let found = pairs::find(&config, folder.path()).unwrap();
+    let count = |task, split| found.iter().filter(|entry| (entry.task, entry.split) == (task, split)).count();
+    assert_eq!([count(0, Split::Train), count(0, Split::Val)], [2, 1], "named");
+    assert_eq!([count(1, Split::Train), count(1, Split::Val)], [2, 1], "seeded");
+}
+
+#[test]
 fn images_named_under_exclude_stay_out() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["cells", "nuclei", "nuclei_2"] {

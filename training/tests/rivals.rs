@@ -15,8 +15,13 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 /// Small networks.
-const SMALL: [&str; 4] =
-    ["gan.blocks=1", "gan.discriminator.layers=2", "gan.discriminator.features=4", "gan.critic_steps=2"];
+const SMALL: [&str; 5] = [
+    "gan.blocks=1",
+    "gan.discriminator.layers=2",
+    "gan.discriminator.features=4",
+    "gan.critic_steps=2",
+    common::PAIRS_ONLY,
+];
 
 fn smoke(method: &str, changes: &[&str]) -> Config {
     common::smoke(&[&SMALL[..], &[&format!("method={method}")], changes].concat())
@@ -168,20 +173,22 @@ fn a_restorer_learns_from_synthetic_pairs() {
     let data = tempfile::tempdir().unwrap();
     common::write_data(data.path(), 4);
     let synthesiser = RunFolder::new(&data.path().join("gan"));
-    let config = smoke("separate-gan", &[common::PAIRS_ONLY, "gan.content=pixel", "train.steps=4"]);
+    let config = smoke("separate-gan", &["gan.content=pixel", "train.steps=4"]);
     assert!(train::start(&config, data.path(), &synthesiser, Device::Cpu, &|_| false).unwrap().finished);
     let denoise = data.path().join("denoise");
-    let request = |pairs: PathBuf| Request {
+    let request = |pairs: PathBuf, out: &str| Request {
         run: synthesiser.root().to_owned(),
         task: mdr::Task::Denoise,
         clean: denoise.join("clean"),
         real: Some(denoise.join("low")),
         pairs: Some(pairs),
-        out: data.path().join("synthetic"),
+        out: data.path().join(out),
         samples: 2,
         seed: 1,
     };
-    let sheet = synthesize(&request(denoise.clone()), Device::Cpu).unwrap();
+    let sheet = synthesize(&request(denoise.clone(), "synthetic"), Device::Cpu).unwrap();
+    let error = synthesize(&request(denoise.clone(), "synthetic"), Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("is not empty"), "{error}");
     assert!(std::fs::read_to_string(&sheet).unwrap().contains("two-sample test"));
     for side in ["low", "high"] {
         let made = std::fs::read_dir(sheet.with_file_name(side)).unwrap().count();
@@ -197,7 +204,7 @@ fn a_restorer_learns_from_synthetic_pairs() {
     for (from, to) in [("low/0.tif", "low/0.tif"), ("high/1.tif", "high/1.tif")] {
         std::fs::copy(denoise.join(from), data.path().join("strangers").join(to)).unwrap();
     }
-    let error = synthesize(&request(data.path().join("strangers")), Device::Cpu).unwrap_err().to_string();
+    let error = synthesize(&request(data.path().join("strangers"), "more"), Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("no file of low has a partner"), "{error}");
     let parse = |changes: &[&str]| {
         let run = format!("augment.run={}", synthesiser.root().display());
@@ -235,7 +242,7 @@ fn vgg16_is_asked_for() {
     // A file that is not there is noticed before anything is written.
     let data = tempfile::tempdir().unwrap();
     common::write_data(data.path(), 2);
-    let config = parse(&["method=deblur-gan", "gan.vgg16=missing.safetensors", common::PAIRS_ONLY]).unwrap();
+    let config = parse(&["method=deblur-gan", "gan.vgg16=missing.safetensors"]).unwrap();
     let run = RunFolder::new(&data.path().join("run"));
     let error = train::start(&config, data.path(), &run, Device::Cpu, &|_| false).unwrap_err();
     assert!(format!("{error:#}").contains("missing.safetensors"), "{error:#}");

@@ -6,7 +6,7 @@ mod common;
 use mdr_train::config::Config;
 use mdr_train::methods::Batch;
 use mdr_train::train::{self, RunFolder};
-use mdr_train::{checkpoint, methods::State};
+use mdr_train::{checkpoint, export, methods::State};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -96,6 +96,64 @@ fn a_resumed_run_ends_as_if_it_had_never_stopped() {
 }
 
 #[test]
+fn a_run_that_ended_early_has_ended_for_good() {
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 3);
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::new(&folder.path().join("run"));
+    let changes = ["train.steps=500", "train.validate_every=1", "train.patience=1", "train.learning_rate=0.1"];
+    let config = common::smoke(&[&changes[..], &[common::PAIRS_ONLY]].concat());
+    let ended = train::start(&config, data.path(), &run, Device::Cpu, &|_| false).unwrap();
+    assert!(ended.finished && ended.position.step < 500, "{ended:?}");
+    let (last, best) = (std::fs::read(run.last()).unwrap(), std::fs::read(run.best()).unwrap());
+    assert_eq!(train::resume(data.path(), &run, Device::Cpu, &|_| false).unwrap(), ended);
+    assert!(std::fs::read(run.last()).unwrap() == last && std::fs::read(run.best()).unwrap() == best);
+}
+
+#[test]
+fn a_run_that_never_began_is_not_in_the_way() {
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 3);
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::new(&folder.path().join("run"));
+    let start = |config: &Config, stop: u64| train::start(config, data.path(), &run, Device::Cpu, &|step| step == stop);
+    let large = common::smoke(&[common::PAIRS_ONLY, "patches.size=256", "simulate.window=256"]);
+    assert!(start(&large, 0).unwrap_err().to_string().contains("less than a patch of 256x256"));
+    assert!(!run.root().exists());
+    let kept = common::smoke(&[common::PAIRS_ONLY, "train.keep=0.5", "train.ema=0.9"]);
+    assert!(start(&kept, 0).unwrap_err().to_string().contains("there is no base"));
+
+    // As one that was killed before its first checkpoint leaves it.
+    let config = common::smoke(&[common::PAIRS_ONLY]);
+    std::fs::create_dir_all(run.root()).unwrap();
+    train::write(&run.config(), config.to_toml().unwrap().as_bytes()).unwrap();
+    let error = train::resume(data.path(), &run, Device::Cpu, &|_| false).unwrap_err().to_string();
+    assert!(error.contains("no checkpoint yet"), "{error}");
+    assert!(!start(&config, 2).unwrap().finished);
+    assert!(start(&config, 0).unwrap_err().to_string().contains("--resume"));
+}
+
+#[test]
+fn a_run_outlives_its_base() {
+    let data = tempfile::tempdir().unwrap();
+    common::write_data(data.path(), 3);
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str| RunFolder::new(&folder.path().join(name));
+    let start = |config: &Config, run: &RunFolder, stop: u64| {
+        train::start(config, data.path(), run, Device::Cpu, &|step| step == stop).unwrap();
+    };
+    let steps = [common::PAIRS_ONLY, "train.steps=4", "train.validate_every=2"];
+    start(&common::smoke(&[&steps[..], &["net.features=6"]].concat()), &run("base"), 0);
+    let model = export::export(&run("base"), mdr::Task::Denoise, None, None).unwrap();
+    let base = format!("base={:?}", model.display().to_string());
+    start(&common::smoke(&[&steps[..], &[base.as_str()]].concat()), &run("tuned"), 3);
+    std::fs::remove_file(model).unwrap();
+    assert!(train::resume(data.path(), &run("tuned"), Device::Cpu, &|_| false).unwrap().finished);
+    let tuned = export::export(&run("tuned"), mdr::Task::Denoise, None, None).unwrap();
+    assert!(mdr::Model::load(&tuned).is_ok());
+}
+
+#[test]
 fn what_calibration_found_stands_in_the_run_folder() {
     let data = tempfile::tempdir().unwrap();
     common::write_data(data.path(), 4);
@@ -103,7 +161,7 @@ fn what_calibration_found_stands_in_the_run_folder() {
     let config = common::smoke(&changes);
     let folder = tempfile::tempdir().unwrap();
     let run = RunFolder::new(&folder.path().join("run"));
-    let photons = || Config::load(&run.config(), &[]).unwrap().simulate.unwrap().photons;
+    let photons = || Config::of_run(&run.config()).unwrap().simulate.unwrap().photons;
     train::start(&config, data.path(), &run, Device::Cpu, &|step| step == 3).unwrap();
     // The camera of `write_data` has 20 at the bright end.
     let found = photons();

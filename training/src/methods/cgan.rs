@@ -2,11 +2,12 @@
 //! (pix2pix: Isola et al., CVPR 2017), after Razdaibiedina et al. 2019, who add a content loss:
 //! `L_G = λ_pixel·pixel + λ_ssim·(1 − SSIM) + λ_content·content + λ_features·matching + λ_adversarial·GAN(D(x, G(x)))`,
 //! each term with its switch in `[loss]`; what has the factor 0 is not computed, and without a term that needs it there is
-//! no discriminator. Least-squares GAN loss. Several tasks may share the generator, with gains and offsets of their own;
-//! each task has its own discriminator.
+//! no discriminator. Several tasks may share the generator, with gains and offsets of their own; each task has its own
+//! discriminator.
 //!
 //! Deviations from pix2pix: the generator is CARE's U-Net, without batch normalisation (no layer takes statistics of the
-//! image, so tiles have no seams) and without dropout (a restoration is no lottery); weights may be averaged. Deviations
+//! image, so tiles have no seams) and without dropout (a restoration is no lottery); least squares take the place of cross
+//! entropy; the generator's Adam has β₁ 0.9 instead of 0.5, its learning rate a cosine; weights may be averaged. Deviations
 //! from Razdaibiedina et al.: VGG16 is one choice of content and needs its weights (`gan.vgg16`); the default uses the
 //! pixels, their structural similarity and the discriminator's features.
 
@@ -43,7 +44,7 @@ impl Cgan {
         let mut net_rng = Pcg64Mcg::seed_from_u64(rng.random());
         let net = |path: &nn::Path| UNet::new(path, &config.net, tasks, &mut rng.clone());
         let generator = Learner::new(device, config.train.ema, 0.9, net).keeping(config.kept());
-        let judges = if loss.lambda_adversarial > 0.0 || loss.lambda_features > 0.0 { tasks } else { 0 };
+        let judges = if loss.is_adversarial() { tasks } else { 0 };
         let mut judge = |path: &nn::Path| PatchDiscriminator::new(path, 2, discriminator, &mut net_rng);
         let discriminators = (0..judges).map(|_| Learner::new(device, 0.0, *beta_1, &mut judge)).collect();
         let kind = training_kind(config.train.precision, device);
@@ -145,10 +146,14 @@ mod tests {
         let untouched = changed(&method.state());
         method.step_discriminator(&batch, &restored, 1e-3);
         assert_eq!(untouched(&method.state()), ["discriminator"]);
-        method.discriminators.clear();
         let untouched = changed(&method.state());
-        method.step(&batch, 1e-3);
-        assert_eq!(untouched(&method.state()), ["generator"]);
+        method.step(&batch, 0.0);
+        // At a learning rate of 0 only what is no weight moves: moments and numbers of steps. No gradient is left over.
+        assert_eq!(untouched(&method.state()), ["discriminator", "generator"]);
+        for (name, tensor) in method.state() {
+            let gradient = tensor.grad();
+            assert!(!gradient.defined() || gradient.abs().max().double_value(&[]) == 0.0, "{name}");
+        }
     }
 
     #[test]

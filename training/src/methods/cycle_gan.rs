@@ -7,7 +7,8 @@
 //! Deviations:
 //! - One channel; images are on the scale of the engine's normalisation (percentiles at 0 and 1) instead of −1 to 1, and
 //!   the generators end without tanh, which would cut off what lies beyond the percentiles.
-//! - Batches of small patches instead of one image of 256×256; weights may be averaged (`train.ema`).
+//! - Batches of small patches instead of one image of 256×256; weights may be averaged (`train.ema`); the learning rate
+//!   falls along a cosine.
 
 use super::{Batch, Losses, Method, State, learner::Learner, step_rng, training_kind};
 use crate::config::{Config, Gan};

@@ -10,8 +10,8 @@
 //!   takes its place: the critic's features of the two images, or their pixels.
 //! - The penalty is on the gradient of an image's mean score by all its pixels, as Gulrajani et al. write it; the authors'
 //!   code takes the norm over channels alone, which for one channel is the size of each pixel's gradient.
-//! - Dropout acts in training alone. Batches of small patches instead of one of 256×256, and weights may be averaged
-//!   (`train.ema`).
+//! - Dropout acts in training alone. Batches of small patches instead of one of 256×256, weights may be averaged
+//!   (`train.ema`), and the learning rate falls along a cosine.
 
 use super::{Batch, Losses, Method, State, learner::Learner, step_rng, training_kind};
 use crate::config::{Config, Content, Gan};
