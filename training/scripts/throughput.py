@@ -1,13 +1,14 @@
-"""Throughput and cold start of `mdr restore` beside onnxruntime running the same .onnx file.
+"""Throughput and cold start of `mdr restore` beside its own network and onnxruntime running the same .onnx file.
 
     python throughput.py --mdr target/release/mdr [--model FILE] [--side 4096] [--repeats 3] [--threads N]
 
 Makes a 16-bit image of SIDE x SIDE pixels (simulated: filtered noise), then runs in turn
 
   mdr          the whole process: read TIFF, normalise, tile, restore, blend, write TIFF
+  its network  as `mdr info --profile SIDE` times its steps
   onnxruntime  the network alone on tiles that are in memory: 512 x 512, without overlap, normalisation or files
 
-and prints the median seconds of both, their ratio pair by pair, megapixels per second, and the peak memory of mdr.
+and prints the median seconds of each, the ratios round by round, megapixels per second, and the peak memory of mdr.
 Then the cold start: the whole process on 256 x 256 pixels, median of 15. Needs numpy, onnxruntime, tifffile.
 """
 
@@ -87,18 +88,24 @@ def main():
                     session.run(None, {name: image[None, None, y : y + TILE, x : x + TILE].astype(np.float32) / 1000})
             return time.perf_counter() - start
 
-        ours, theirs, memory = [], [], 0.0
+        profile = [args.mdr, "info", args.model, "--profile", str(args.side), "--threads", str(args.threads)]
+        ours, alone, theirs, memory = [], [], [], 0.0
         for _ in range(args.repeats):
             seconds, peak = run([*restore, folder / "large.tif", "-o", folder / "out.tif"])
             ours.append(seconds)
             memory = max(memory, peak)
+            steps = subprocess.run(profile, check=True, capture_output=True, text=True).stdout
+            alone.append(float(steps.splitlines()[-1].split()[0]) / 1000)
             theirs.append(onnx())
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
         pixels = args.side**2 / 1e6
         print(f"{args.side} x {args.side}, 16 bit, {args.threads} threads, medians of {args.repeats}")
-        for label, seconds in (("mdr", statistics.median(ours)), ("onnxruntime", statistics.median(theirs))):
+        for label, times in (("mdr", ours), ("its network", alone), ("onnxruntime", theirs)):
+            seconds = statistics.median(times)
             print(f"{label:12} {seconds:8.2f} s {pixels / seconds:8.2f} megapixels/s")
-        print(f"mdr takes {ratio:.2f} times as long as onnxruntime; peak memory of mdr {memory:.0f} MB")
+        for label, times in (("its network", alone), ("onnxruntime", theirs)):
+            ratio = statistics.median(a / b for a, b in zip(ours, times, strict=True))
+            print(f"mdr takes {ratio:.2f} times as long as {label}")
+        print(f"peak memory of mdr {memory:.0f} MB")
         cold = [run([*restore, folder / "small.tif", "-o", folder / "out.tif"])[0] for _ in range(15)]
         print(
             f"cold start, 256 x 256: median {statistics.median(cold):.3f} s (of 15, {min(cold):.3f} to {max(cold):.3f})"
