@@ -1,7 +1,6 @@
 //! Losses, in f32. Each names its paper and its formula. Scores of a discriminator are N, 1, Y, X: one for each patch, of
 //! which the mean is taken; images are N, C, Y, X.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 /// Mean absolute error with a weight per patch, mean(w·|restored − target|): CARE without the probabilistic part
@@ -49,18 +48,12 @@ pub fn identity(mapped: &Tensor, original: &Tensor) -> Tensor {
 }
 
 /// What generator and discriminator play for; D are the discriminator's scores, without a sigmoid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GanLoss {
     /// Least squares (Mao et al. 2017, eq. 9 without the factors ½): (D(real) − 1)², D(fake)²; G: (D(fake) − 1)².
     Lsgan,
-    /// Hinge (Lim and Ye 2017): max(0, 1 − D(real)), max(0, 1 + D(fake)); G: −D(fake).
-    Hinge,
     /// Wasserstein distance (Arjovsky et al. 2017), to be used with [`gradient_penalty`]: −D(real), D(fake); G: −D(fake).
     WganGp,
-    /// Cross entropy, not saturating (Goodfellow et al. 2014), with σ the sigmoid: −log σ(D(real)), −log(1 − σ(D(fake)));
-    /// G: −log σ(D(fake)).
-    Bce,
 }
 
 impl GanLoss {
@@ -68,9 +61,7 @@ impl GanLoss {
     pub fn real(self, scores: &Tensor) -> Tensor {
         let losses = match self {
             Self::Lsgan => (scores - 1).square(),
-            Self::Hinge => (1f64 - scores).relu(),
             Self::WganGp => -scores,
-            Self::Bce => (-scores).softplus(),
         };
         losses.mean(Kind::Float)
     }
@@ -79,9 +70,7 @@ impl GanLoss {
     pub fn fake(self, scores: &Tensor) -> Tensor {
         let losses = match self {
             Self::Lsgan => scores.square(),
-            Self::Hinge => (1f64 + scores).relu(),
             Self::WganGp => scores.shallow_clone(),
-            Self::Bce => scores.softplus(),
         };
         losses.mean(Kind::Float)
     }
@@ -89,8 +78,8 @@ impl GanLoss {
     /// The generator's loss: `scores` are those of its images.
     pub fn generator(self, scores: &Tensor) -> Tensor {
         match self {
-            Self::Lsgan | Self::Bce => self.real(scores),
-            Self::Hinge | Self::WganGp => -scores.mean(Kind::Float),
+            Self::Lsgan => self.real(scores),
+            Self::WganGp => -scores.mean(Kind::Float),
         }
     }
 }

@@ -74,9 +74,7 @@ fn discriminator_and_losses_agree_with_pytorch() {
     assert_close(&real.features[2], &stored["feature_2"], 1e-5);
     let matching = losses::feature_matching(&real.features, &fake.features);
     assert_close(&matching, &stored["feature_matching"], 1e-5);
-    for (loss, name) in
-        [(GanLoss::Lsgan, "lsgan"), (GanLoss::Hinge, "hinge"), (GanLoss::WganGp, "wgan-gp"), (GanLoss::Bce, "bce")]
-    {
+    for (loss, name) in [(GanLoss::Lsgan, "lsgan"), (GanLoss::WganGp, "wgan-gp")] {
         let found = [loss.real(&real.scores), loss.fake(&fake.scores), loss.generator(&fake.scores)];
         assert_close(&Tensor::stack(&found, 0), &stored[name], 1e-5);
     }

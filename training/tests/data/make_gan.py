@@ -69,12 +69,9 @@ stored["feature_matching"] = sum(F.l1_loss(f, r) for f, r in zip(fake_features, 
 
 # --- GAN losses: on real, on fake, of the generator ---
 ones, zeros = torch.ones_like(d_real), torch.zeros_like(d_real)
-bce = F.binary_cross_entropy_with_logits
 losses = {
     "lsgan": (F.mse_loss(d_real, ones), F.mse_loss(d_fake, zeros), F.mse_loss(d_fake, ones)),
-    "hinge": (F.relu(1 - d_real).mean(), F.relu(1 + d_fake).mean(), -d_fake.mean()),
     "wgan-gp": (-d_real.mean(), d_fake.mean(), -d_fake.mean()),
-    "bce": (bce(d_real, ones), bce(d_fake, zeros), bce(d_fake, ones)),
 }
 stored |= {name: torch.stack(values) for name, values in losses.items()}
 
