@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +110,53 @@ def test_a_model_file(viewer, qtbot, tmp_path):
 
     qtbot.waitUntil(lambda: any("mean.onnx" in r.message for r in notification_manager.records), timeout=10_000)
     assert Model.builtin().info["name"] in widget.facts.text()
+
+
+def test_the_model_that_runs_is_the_one_that_is_chosen(viewer, qtbot, tmp_path, monkeypatch):
+    load, gates = Model.load, {name: threading.Event() for name in ("first", "second", "damaged")}
+
+    def slowly(path):
+        gates[Path(path).stem].wait(30)
+        return load(path)
+
+    def choose(name):
+        (tmp_path / f"{name}.onnx").write_bytes(b"no model" if name == "damaged" else mean_model(name=name))
+        widget.load_model(str(tmp_path / f"{name}.onnx"))
+
+    def arrived(name):
+        gates[name].set()
+        assert QThreadPool.globalInstance().waitForDone(30_000)
+        qtbot.wait(50)
+
+    def is_used(name):
+        return f"<b>{name}</b>" in widget.facts.text() and widget.run_button.isEnabled()
+
+    monkeypatch.setattr(Model, "load", slowly)
+    viewer.add_image(noisy(32, 32))
+    widget = open_widget(viewer)
+    built_in = Model.builtin().info["name"]
+    # While a file is loaded there is no model to run.
+    choose("first")
+    assert widget.facts.text() == "loading…" and widget.understood.text() == "32 Y × 32 X"
+    assert not widget.run_button.isEnabled()
+    widget.run()
+    assert widget._run is None
+    arrived("first")
+    assert is_used("first")
+    # Another model is chosen meanwhile: the built-in one, and a file that comes sooner.
+    for late in ("second", "damaged"):
+        choose(late)
+        widget.task.setCurrentIndex(widget.task.findData("axial"))
+        widget.task.setCurrentIndex(widget.task.findData("denoise"))
+        arrived(late)
+        assert is_used(built_in) and widget.model.currentText() == "built-in"
+        gates[late].clear()
+        choose(late)
+        choose("first")
+        qtbot.waitUntil(lambda: is_used("first"), timeout=30_000)
+        arrived(late)
+        assert is_used("first") and widget.model.currentText() == "first.onnx"
+        gates[late].clear()
 
 
 def test_a_foreign_model_gets_the_chosen_task(viewer, qtbot, tmp_path):
