@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Stored, mean_model, menu_action, noisy
+from conftest import Stored, mean_model, menu_action, mixing_model, noisy
 from napari.layers import Image
 from napari_mdr import Model, _preview, fit, restore
 from napari_mdr._commands import run
@@ -280,6 +280,35 @@ def test_preview_is_what_the_run_will_give(viewer, qtbot):
     qtbot.waitUntil(lambda: PREVIEW in viewer.layers, timeout=30_000)
     viewer.layers.remove(PREVIEW)
     assert not widget.preview.isChecked()
+
+
+@pytest.mark.parametrize("kind", ["axial", "two channels"])
+def test_a_plane_keeps_what_the_model_restores_together(viewer, qtbot, tmp_path, kind):
+    """In the run as in the preview: the stack for the axial task, all channels where the model takes them at once."""
+    axes, content = ("tzyx", mean_model("axial")) if kind == "axial" else ("tcyx", mixing_model())
+    (tmp_path / "model.onnx").write_bytes(content)
+    model = Model.load(tmp_path / "model.onnx")
+    image = noisy(3, 2, 40, 44)
+    image[:, 1] *= 3
+    image[2] *= 4
+    viewer.add_image(image, name="image", axis_labels=axes, scale=(1, 1, 0.5, 0.5), units=("s", "µm", "µm", "µm"))
+    viewer.dims.set_point(0, 2)
+    viewer.dims.set_point(1, 1)
+    widget = open_widget(viewer)
+    widget.load_model(str(tmp_path / "model.onnx"))
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled(), timeout=10_000)
+    widget.extent.setCurrentText("current plane")
+    widget.preview.setChecked(True)
+    qtbot.waitUntil(lambda: PREVIEW in viewer.layers, timeout=30_000)
+    preview = viewer.layers[PREVIEW]
+    widget.run_button.click()
+    finished(qtbot, widget)
+    assert widget.status.text() == "done"
+    expected = restore(image[2:], model, axes=axes.upper(), pixel_size=(1.0, 0.5))
+    assert np.array_equal(viewer.layers[-1].data, expected)
+    y, x = (round(float(t / 0.5)) for t in preview.translate[2:])
+    rows, columns = preview.data.shape[2:]
+    assert_alike(preview.data, expected[..., y : y + rows, x : x + columns])
 
 
 def preview_of(data, model, position, *, whole=True):

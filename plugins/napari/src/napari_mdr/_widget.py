@@ -29,6 +29,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_mdr._blocks import together
 from napari_mdr._commands import TITLES, builtin
 from napari_mdr._layers import Source, axes_of, restored_layer, source
 from napari_mdr._model import Model, output_info
@@ -410,14 +411,15 @@ class RestoreWidget(QWidget):
         """Restores the image and adds the result to the viewer."""
         try:
             image, options, model = self.source(), self.options(), self._model
-            if not self.extent.currentData():
-                image = image.plane(self._position(image))
-                options.pop("channel", None)
         except ValueError as error:
             show_error(str(error))
             return
         if model is None or self._run is not None:
             return
+        if not self.extent.currentData():
+            kept = together(model, options.get("task") or model.info["task"])
+            image = image.plane({letter: at for letter, at in self._position(image).items() if letter not in kept})
+            options.pop("channel", None)
         title = f"{self.task.currentText()}: {image.name}"
         self._run = Run(title, lambda progress: restored_layer(image, model, options, progress))
         self._run.done.connect(self._add)
