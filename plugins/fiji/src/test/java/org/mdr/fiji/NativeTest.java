@@ -325,7 +325,7 @@ class NativeTest {
     @Test
     void foldersOpenLargeFilesAsVirtualStacks() throws Exception {
         String output = Samples.run(110, java("-Xmx64m", "org.mdr.fiji.LargeStack", "folder", folder.toString()));
-        assertEquals("1\n", output);
+        assertEquals("1 restored, 0 temporary files\n", output);
         assertTrue(Files.size(folder.resolve("out").resolve("large.tif")) > 60_000_000);
     }
 
