@@ -119,6 +119,11 @@ class NativeTest {
             assertThrows(MdrException.class, () -> model.restore(IMAGE, "YX", wrong, "{}", null, out));
             assertThrows(MdrException.class, () -> model.outputShape("YX", wrong, "{}"));
         }
+        for (long channels : new long[] {1L << 40, 1L << 59}) {
+            MdrException many = assertThrows(MdrException.class, () -> model.fitPlanes(
+                    (t, c, z) -> new byte[1], PixelType.U8, "CYX", new long[] {channels, 1, 1}, "{}"));
+            assertTrue(many.getMessage().contains(channels + " channels"), many.getMessage());
+        }
         assertThrows(MdrException.class, () -> model.outputInfo("YX", SHAPE, "{\"tiel\":3}"));
         assertThrows(MdrException.class, () -> model.outputInfo("YXé", new long[] {8, 9, 1}, "{}"));
         assertThrows(MdrException.class, () -> MdrNative.restorePlanes(1, null, 7, "YX", SHAPE, "{}", null, null, 3));
