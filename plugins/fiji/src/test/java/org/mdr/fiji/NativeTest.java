@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTimeoutPreemptively;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import ij.ImagePlus;
@@ -15,6 +16,7 @@ import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -171,6 +173,23 @@ class NativeTest {
                     },
                     PixelType.F32)));
         }
+    }
+
+    @Test
+    void aCallbackCannotCloseItsModel() {
+        float[] out = new float[IMAGE.length];
+        assertTimeoutPreemptively(Duration.ofSeconds(20), () -> {
+            MdrModel model = mean();
+            Progress closing = (done, total) -> {
+                model.close();
+                return true;
+            };
+            assertThrows(
+                    IllegalStateException.class, () -> model.restore(IMAGE, "YX", SHAPE, "{}", closing, out));
+            model.restore(IMAGE, "YX", SHAPE, "{}", null, out);
+            model.close();
+            assertThrows(MdrException.class, model::facts);
+        });
     }
 
     @Test
