@@ -35,12 +35,12 @@ class Stored:
         return found
 
 
-def network(nodes: list[Any], constants: dict[str, Any], metadata: dict[str, str]) -> bytes:
-    """An .onnx file that takes and gives N, C, Y, X of one channel."""
+def network(nodes: list[Any], constants: dict[str, Any], metadata: dict[str, str], channels: int = 1) -> bytes:
+    """An .onnx file that takes and gives N, C, Y, X."""
     from onnx import TensorProto, helper, numpy_helper
 
     ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, f"{name}_y", f"{name}_x"])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, f"{name}_y", f"{name}_x"])
         for name in ("image", "restored")
     ]
     constants = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()]
@@ -57,6 +57,14 @@ def mean_model(task: str | None = "denoise", name: str = "mean of 3x3") -> bytes
     facts = {"mdr.format": "1", "mdr.task": task, "mdr.name": name, "mdr.trained_on": "nothing"} if task else {}
     nodes = [helper.make_node("Conv", ["image", "weight"], ["restored"], pads=[1] * 4)]
     return network(nodes, {"weight": np.full((1, 1, 3, 3), 1 / 9)}, facts)
+
+
+def mixing_model() -> bytes:
+    """The mean of two channels, twice."""
+    from onnx import helper
+
+    nodes = [helper.make_node("Conv", ["image", "weight"], ["restored"])]
+    return network(nodes, {"weight": np.full((2, 2, 1, 1), 0.5)}, {"mdr.format": "1", "mdr.channels": "2"}, 2)
 
 
 def upsampling_model() -> bytes:

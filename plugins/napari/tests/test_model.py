@@ -52,11 +52,46 @@ def test_a_model_can_be_pickled(tmp_path):
         assert np.array_equal(restore(image, again), restore(image, model))
 
 
-def test_in_place():
-    image = noisy(40, 50).astype(np.float32)
-    expected = restore(image)
-    assert restore(image, out=image) is image
+@pytest.mark.parametrize(("axes", "shape"), [("YX", (40, 50)), ("TZCYX", (2, 3, 2, 40, 50)), ("XYC", (40, 50, 2))])
+def test_in_place(axes, shape):
+    image = noisy(*shape).astype(np.float32)
+    expected = restore(image, axes=axes)
+    assert restore(image, axes=axes, out=image) is image
     assert np.array_equal(image, expected)
+
+
+def test_out_that_overlaps_the_image():
+    buffer = noisy(5, 40, 50).astype(np.float32)
+    before = buffer.copy()
+    for image, out in (
+        (buffer[:-1], buffer[1:]),
+        (buffer[1:], buffer[:-1]),
+        (buffer, buffer[::-1]),
+        (buffer[0], buffer[0, ::-1]),
+        (buffer.view(np.uint8)[..., :50], buffer[..., :50]),
+    ):
+        with pytest.raises(ValueError, match="overlaps"):
+            restore(image, axes="TYX"[-image.ndim :], out=out)
+    assert np.array_equal(buffer, before)
+    # Side by side, none of them within the other.
+    pair = noisy(3, 40, 100).astype(np.float32)
+    expected = restore(pair[..., ::2].copy())
+    restore(pair[..., ::2], out=pair[..., 1::2])
+    assert np.array_equal(pair[..., 1::2], expected)
+
+
+def test_out_that_is_read_only(tmp_path):
+    image = noisy(40, 50)
+    np.save(tmp_path / "out.npy", np.zeros((40, 50), np.float32))
+    content = bytes(4 * 40 * 50)
+    for out in (
+        np.load(tmp_path / "out.npy", mmap_mode="r"),
+        np.frombuffer(content, np.float32).reshape(40, 50),
+        np.broadcast_to(np.float32(0), (40, 50)),
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            restore(image, out=out)
+        assert not out.any()
 
 
 def test_threads_share_a_model():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 from conftest import Stored, mean_model, menu_action, noisy, upsampling_model
-from napari_mdr import MdrError, Model, restore
+from napari_mdr import MdrError, Model, _layers, restore
 from napari_mdr._commands import TITLES, run
 from napari_mdr._layers import restored_layer, source
 from napari_mdr._run import Run
@@ -120,6 +122,31 @@ def test_an_image_that_cannot_be_read_ends_the_run(make_napari_viewer, qtbot):
     qtbot.waitUntil(lambda: bool(ended), timeout=10_000)
     assert any("RuntimeError: the disk is gone" in message for message in notifications())
     assert not Run._alive
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="files of this system cannot be sparse, or reserved")
+def test_a_result_in_a_file_has_its_room_from_the_start(make_napari_viewer, qtbot, monkeypatch):
+    monkeypatch.setattr(_layers, "MAPPED_FROM_BYTES", 0)
+    reserve, rooms = os.posix_fallocate, []
+
+    def noted(file, start, size):
+        reserve(file, start, size)
+        rooms.append((size, os.fstat(file).st_blocks * 512))
+
+    monkeypatch.setattr(os, "posix_fallocate", noted)
+    result = _layers.empty((3, 512, 512))
+    assert isinstance(result, np.memmap)
+    ((size, room),) = rooms
+    assert size == result.nbytes <= room
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    viewer = make_napari_viewer(show=True)
+    run(viewer, viewer.add_image(noisy(3, 64, 64), name="cells"), "denoise")
+    qtbot.waitUntil(lambda: any("No space left" in message for message in notifications()), timeout=10_000)
+    assert len(viewer.layers) == 1
 
 
 def layer_cases():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Stored, mean_model, menu_action, noisy
+from conftest import Stored, mean_model, menu_action, mixing_model, noisy
 from napari.layers import Image
 from napari_mdr import Model, _preview, fit, restore
 from napari_mdr._commands import run
@@ -108,6 +110,53 @@ def test_a_model_file(viewer, qtbot, tmp_path):
 
     qtbot.waitUntil(lambda: any("mean.onnx" in r.message for r in notification_manager.records), timeout=10_000)
     assert Model.builtin().info["name"] in widget.facts.text()
+
+
+def test_the_model_that_runs_is_the_one_that_is_chosen(viewer, qtbot, tmp_path, monkeypatch):
+    load, gates = Model.load, {name: threading.Event() for name in ("first", "second", "damaged")}
+
+    def slowly(path):
+        gates[Path(path).stem].wait(30)
+        return load(path)
+
+    def choose(name):
+        (tmp_path / f"{name}.onnx").write_bytes(b"no model" if name == "damaged" else mean_model(name=name))
+        widget.load_model(str(tmp_path / f"{name}.onnx"))
+
+    def arrived(name):
+        gates[name].set()
+        assert QThreadPool.globalInstance().waitForDone(30_000)
+        qtbot.wait(50)
+
+    def is_used(name):
+        return f"<b>{name}</b>" in widget.facts.text() and widget.run_button.isEnabled()
+
+    monkeypatch.setattr(Model, "load", slowly)
+    viewer.add_image(noisy(32, 32))
+    widget = open_widget(viewer)
+    built_in = Model.builtin().info["name"]
+    # While a file is loaded there is no model to run.
+    choose("first")
+    assert widget.facts.text() == "loading…" and widget.understood.text() == "32 Y × 32 X"
+    assert not widget.run_button.isEnabled()
+    widget.run()
+    assert widget._run is None
+    arrived("first")
+    assert is_used("first")
+    # Another model is chosen meanwhile: the built-in one, and a file that comes sooner.
+    for late in ("second", "damaged"):
+        choose(late)
+        widget.task.setCurrentIndex(widget.task.findData("axial"))
+        widget.task.setCurrentIndex(widget.task.findData("denoise"))
+        arrived(late)
+        assert is_used(built_in) and widget.model.currentText() == "built-in"
+        gates[late].clear()
+        choose(late)
+        choose("first")
+        qtbot.waitUntil(lambda: is_used("first"), timeout=30_000)
+        arrived(late)
+        assert is_used("first") and widget.model.currentText() == "first.onnx"
+        gates[late].clear()
 
 
 def test_a_foreign_model_gets_the_chosen_task(viewer, qtbot, tmp_path):
@@ -231,6 +280,35 @@ def test_preview_is_what_the_run_will_give(viewer, qtbot):
     qtbot.waitUntil(lambda: PREVIEW in viewer.layers, timeout=30_000)
     viewer.layers.remove(PREVIEW)
     assert not widget.preview.isChecked()
+
+
+@pytest.mark.parametrize("kind", ["axial", "two channels"])
+def test_a_plane_keeps_what_the_model_restores_together(viewer, qtbot, tmp_path, kind):
+    """In the run as in the preview: the stack for the axial task, all channels where the model takes them at once."""
+    axes, content = ("tzyx", mean_model("axial")) if kind == "axial" else ("tcyx", mixing_model())
+    (tmp_path / "model.onnx").write_bytes(content)
+    model = Model.load(tmp_path / "model.onnx")
+    image = noisy(3, 2, 40, 44)
+    image[:, 1] *= 3
+    image[2] *= 4
+    viewer.add_image(image, name="image", axis_labels=axes, scale=(1, 1, 0.5, 0.5), units=("s", "µm", "µm", "µm"))
+    viewer.dims.set_point(0, 2)
+    viewer.dims.set_point(1, 1)
+    widget = open_widget(viewer)
+    widget.load_model(str(tmp_path / "model.onnx"))
+    qtbot.waitUntil(lambda: widget.run_button.isEnabled(), timeout=10_000)
+    widget.extent.setCurrentText("current plane")
+    widget.preview.setChecked(True)
+    qtbot.waitUntil(lambda: PREVIEW in viewer.layers, timeout=30_000)
+    preview = viewer.layers[PREVIEW]
+    widget.run_button.click()
+    finished(qtbot, widget)
+    assert widget.status.text() == "done"
+    expected = restore(image[2:], model, axes=axes.upper(), pixel_size=(1.0, 0.5))
+    assert np.array_equal(viewer.layers[-1].data, expected)
+    y, x = (round(float(t / 0.5)) for t in preview.translate[2:])
+    rows, columns = preview.data.shape[2:]
+    assert_alike(preview.data, expected[..., y : y + rows, x : x + columns])
 
 
 def preview_of(data, model, position, *, whole=True):

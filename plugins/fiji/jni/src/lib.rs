@@ -771,7 +771,11 @@ extern "system" fn Java_org_mdr_fiji_MdrNative_fitPlanes<'l>(
         };
         // Every call reads the whole image: room for any number of channels that an image may have saves the second.
         let channels = axes.to_bytes().iter().position(|&l| l.eq_ignore_ascii_case(&b'C')).map_or(1, |i| shape[i]);
-        let mut bytes = vec![0u8; 256 * channels + 256];
+        let room = channels.checked_add(1).and_then(|n| n.checked_mul(256));
+        let mut bytes = Vec::<u8>::new();
+        if room.is_none_or(|room| bytes.try_reserve_exact(room).is_err()) {
+            return Err(argument(format!("shape: no memory for the statistics of {channels} channels")));
+        }
         let mut needed = 0;
         // SAFETY: a model that `MdrModel` holds, text, lengths, a callback with what it expects, and a text buffer.
         let status = unsafe {
@@ -784,12 +788,13 @@ extern "system" fn Java_org_mdr_fiji_MdrNative_fitPlanes<'l>(
                 options.as_ptr(),
                 caller.user(),
                 bytes.as_mut_ptr().cast(),
-                bytes.len(),
+                bytes.capacity(),
                 &mut needed,
             )
         };
         caller.outcome(api, status)?;
-        bytes.truncate(needed.saturating_sub(1));
+        // SAFETY: libmdr has written that many, but for the final NUL.
+        unsafe { bytes.set_len(needed.saturating_sub(1)) };
         let json = String::from_utf8(bytes).map_err(|error| Fault::Status(INTERNAL, error.to_string()))?;
         Ok::<_, Fault>(JString::from_str(env, json)?)
     })

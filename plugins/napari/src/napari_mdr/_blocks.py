@@ -39,6 +39,12 @@ class Margin:
         return slice(first, min(last, length))
 
 
+def together(model: Model, task: str | None) -> str:
+    """The axes but Y and X that the network restores as a whole: Z of stacks, channels that it takes at once."""
+    stacks = task == "axial" or model.info["axes"] == "ZYX"
+    return ("C" if model.info["channels"] > 1 else "") + ("Z" if stacks else "")
+
+
 def cut(
     model: Model, axes: str, shape: tuple[int, ...], region: dict[str, tuple[int, int]]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -82,9 +88,7 @@ def restore_blocks(
     shape = tuple(int(length) for length in source.shape)
     result = output_info(model, axes, shape, pixel_size=pixel_size, **options)["shape"]
     fitted = options.pop("fitted", None) or fit(source, model, axes=axes, pixel_size=pixel_size, **options)
-    axial = "axial" in (options.get("task"), model.info["task"]) and not options.get("slices")
-    stacks = axial or model.info["axes"] == "ZYX"
-    together = model.info["channels"] > 1
+    whole = together(model, None if options.get("slices") else options.get("task") or model.info["task"])
     channel = options.pop("channel", None)
     options.setdefault("threads", 1)  # the scheduler runs several blocks at once
     multiple = model.info["tile_multiple"]
@@ -93,8 +97,7 @@ def restore_blocks(
     def parts(letter: str, length: int) -> list[tuple[int, int]]:
         if letter == "C" and channel is not None:
             return [(channel, channel + 1)]
-        whole = (letter == "Z" and stacks) or (letter == "C" and together)
-        step = length if whole else side if letter in "YX" else 1
+        step = length if letter in whole else side if letter in "YX" else 1
         return [(start, min(start + step, length)) for start in range(0, length, step)]
 
     cuts = [parts(letter, length) for letter, length in zip(axes, shape, strict=True)]
@@ -107,8 +110,8 @@ def restore_blocks(
             keep.stop - keep.start if keep.stop else total if len(cuts[i]) == 1 else 1
             for i, (keep, total) in enumerate(zip(keeps, result, strict=True))
         )
-        first = 0 if together or channel is not None else region.get("C", (0, 1))[0]
-        numbers = fitted if together else fitted[first : first + 1]
+        first = 0 if "C" in whole or channel is not None else region.get("C", (0, 1))[0]
+        numbers = fitted if "C" in whole else fitted[first : first + 1]
         settings = {**options, "axes": axes, "pixel_size": pixel_size, "dtype": dtype, "fitted": numbers}
         blocks[at] = da.from_delayed(work(source[reads], model, keeps, settings), lengths, dtype)
     return da.block(blocks.tolist())

@@ -8,6 +8,7 @@ thread.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -226,8 +227,14 @@ def empty(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     size = int(np.prod(shape, dtype=np.int64)) * 4
     if size <= MAPPED_FROM_BYTES:
         return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(prefix="mdr") as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile(prefix="mdr") as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would be a signal, in the middle of the work
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.float32, "w+", shape=shape)
+    except OSError as error:
+        where = f"a result of {size >> 20} MB, in {tempfile.gettempdir()}"
+        raise OSError(f"{where}: {error.strerror}; TMPDIR may name a folder with more room") from error
 
 
 def placed(

@@ -195,7 +195,7 @@ def restore(
         of the result: float32, or uint8 or uint16, rounded and clamped.
     out
         receives the result, plane by plane, in place of a new array: anything of the right shape that can be
-        assigned to by index, such as a zarr array.
+        assigned to by index, such as a zarr array. It may be `array` itself, but not memory that overlaps it in part.
     options
         see `Options`.
 
@@ -221,6 +221,7 @@ def restore(
     elif tuple(out.shape) != shape_out:
         raise ValueError(f"out has the shape {tuple(out.shape)}, expected {shape_out}")
     else:
+        _check_out(out, array)
         result = out
 
     if _is_plain(array) and _is_plain(result) and result.flags.c_contiguous:
@@ -299,6 +300,23 @@ def _options(pixel_size: float | tuple[float, float] | None, options: Any) -> di
         return dict(options)
     z_step, size = pixel_size if isinstance(pixel_size, tuple) else (None, pixel_size)
     return {**options, "pixel_size_um": size, "z_step_um": z_step}
+
+
+def _check_out(out: Any, array: Any) -> None:
+    """Refuses memory that the result must not go to. The library knows of no array that is read-only; and what overlaps
+    the image would be read after it has been replaced, unless each plane lies where its result goes."""
+    if not isinstance(out, np.ndarray):
+        return
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if not isinstance(array, np.ndarray) or _layout(out) == _layout(array):
+        return
+    if np.shares_memory(out, array):
+        raise ValueError("out overlaps the image; expected the image itself, or memory of its own")
+
+
+def _layout(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+    return array.ctypes.data, array.shape, array.strides, array.dtype
 
 
 def _is_plain(array: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_mdr._blocks import cut
+from napari_mdr._blocks import cut, together
 from napari_mdr._layers import Source, contrast_limits, engine_settings, placed
 from napari_mdr._model import ArrayLike, Model, fit, output_info, restore
 from napari_mdr._native import OnProgress
@@ -45,17 +45,14 @@ class Preview:
         `whole`: the whole image is to be restored, not that plane alone."""
         settings, task = engine_settings(source, model, options)
         settings.pop("channel", None)
-        channel = position.get("C", 0)
-        stack = task == "axial" or model.info["axes"] == "ZYX"
-        image = (
-            source.part({"C": (channel, channel + 1)}) if "C" in source.axes and model.info["channels"] == 1 else source
-        )
-        flat = {letter: at for letter, at in position.items() if letter != "C" and not (letter == "Z" and stack)}
-        plane = image.plane(flat)
-        window = {letter: limited(bounds, stack) for letter, bounds in window.items()}
+        kept = together(model, task)
+        flat = {letter: at for letter, at in position.items() if letter not in kept}
+        image = source.plane({"C": flat["C"]} if "C" in flat else {})
+        plane = source.plane(flat)
+        window = {letter: limited(bounds, "Z" in kept) for letter, bounds in window.items()}
         reads, keeps = cut(model, source.axes, plane.shape, window)
         part = np.asarray(plane.data[reads])
-        key: tuple[Any, ...] = (source.axes, model.info["sha256"], repr(settings.get("normalization")), channel)
+        key: tuple[Any, ...] = (source.axes, model.info["sha256"], repr(settings.get("normalization")), flat.get("C"))
         model_of = image.data
         if not (whole and isinstance(model_of, np.ndarray) and size(model_of) <= LARGEST_FIT):
             model_of = plane.data

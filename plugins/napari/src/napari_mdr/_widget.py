@@ -7,6 +7,7 @@ that the user leaves alone is not sent. All work is done in threads (`_run`); th
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_mdr._blocks import together
 from napari_mdr._commands import TITLES, builtin
 from napari_mdr._layers import Source, axes_of, restored_layer, source
 from napari_mdr._model import Model, output_info
@@ -51,6 +53,8 @@ class RestoreWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._model: Model | None = None
+        #: Stands for the model file that is being loaded, if one is.
+        self._loading: object = None
         self._run: Run | None = None
         self._preview = Preview()
         self._preview_run: Any = None
@@ -272,8 +276,17 @@ class RestoreWidget(QWidget):
         elif current == FILE:
             self._use_model(None)
         else:
-            self.facts.setText("loading…")
-            InThread(self, lambda: Model.load(current), self._use_model, self._model_refused)
+            self._load(current)
+
+    def _load(self, path: str) -> None:
+        """Until the file is loaded there is no model; what comes after another one was chosen is not used."""
+        loading = object()
+        self._use_model(None, loading)
+
+        def if_wanted(use: Callable[[Any], None]) -> Callable[[Any], None]:
+            return lambda found: use(found) if self._loading is loading else None
+
+        InThread(self, lambda: Model.load(path), if_wanted(self._use_model), if_wanted(self._model_refused))
 
     def _model_chosen(self, index: int) -> None:
         chosen = self.model.currentData()
@@ -291,13 +304,13 @@ class RestoreWidget(QWidget):
         show_error(message)
         self._choose_model()
 
-    def _use_model(self, model: Model | None) -> None:
-        self._model = model
+    def _use_model(self, model: Model | None, loading: object = None) -> None:
+        self._model, self._loading = model, loading
         if model is not None and model.info["task"] is not None:
             self.task.blockSignals(True)
             self.task.setCurrentIndex(self.task.findData(model.info["task"]))
             self.task.blockSignals(False)
-        self.facts.setText(described(model))
+        self.facts.setText("loading…" if loading else described(model))
         self._changed()
 
     # Settings.
@@ -349,6 +362,8 @@ class RestoreWidget(QWidget):
             for edit, size in ((self.pixel_size, image.pixel_size_um), (self.z_step, image.z_step_um)):
                 edit.setPlaceholderText(f"{size:g}" if size else "unknown")
             lengths = " × ".join(f"{length} {letter}" for letter, length in zip(image.axes, image.shape, strict=True))
+            if self._loading is not None:
+                return lengths
             if self._model is None:
                 return f"{lengths}; choose a model file: no model for this task is built in"
             options = self.options()
@@ -396,14 +411,15 @@ class RestoreWidget(QWidget):
         """Restores the image and adds the result to the viewer."""
         try:
             image, options, model = self.source(), self.options(), self._model
-            if not self.extent.currentData():
-                image = image.plane(self._position(image))
-                options.pop("channel", None)
         except ValueError as error:
             show_error(str(error))
             return
         if model is None or self._run is not None:
             return
+        if not self.extent.currentData():
+            kept = together(model, options.get("task") or model.info["task"])
+            image = image.plane({letter: at for letter, at in self._position(image).items() if letter not in kept})
+            options.pop("channel", None)
         title = f"{self.task.currentText()}: {image.name}"
         self._run = Run(title, lambda progress: restored_layer(image, model, options, progress))
         self._run.done.connect(self._add)

@@ -123,9 +123,16 @@ public final class MdrModel implements AutoCloseable {
         return call(model -> MdrNative.fitPlanes(model, source, inputType.number(), axes, shape, options));
     }
 
-    /** Frees the model, once nobody is using it any more; a second time does nothing. */
+    /**
+     * Frees the model, once nobody is using it any more; a second time does nothing.
+     *
+     * @throws IllegalStateException in a function that the model has called, which would wait for itself
+     */
     @Override
     public void close() {
+        if (lock.getReadHoldCount() > 0) {
+            throw new IllegalStateException("a function that the model has called would wait for itself to close it");
+        }
         lock.writeLock().lock();
         try {
             long model = handle;

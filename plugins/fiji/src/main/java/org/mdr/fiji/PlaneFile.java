@@ -1,5 +1,6 @@
 package org.mdr.fiji;
 
+import ij.ImageStack;
 import ij.VirtualStack;
 import ij.process.ByteProcessor;
 import ij.process.FloatProcessor;
@@ -11,13 +12,16 @@ import java.io.RandomAccessFile;
 import java.nio.ByteBuffer;
 
 /**
- * The result of a virtual stack: planes in a temporary file, one of them in memory at a time. The file goes with the
- * stack, at the latest when ImageJ ends. No FileChannel, which a preview that is interrupted would close.
+ * The result of a virtual stack: planes in a temporary file, one of them in memory at a time. The file goes by
+ * {@link #close}, or with the stack, at the latest when ImageJ ends. That the image is closed is no reason: another one
+ * may have its stack by then, as after Image ▸ Color ▸ Make Composite. No FileChannel, which a preview that is interrupted
+ * would close.
  */
 final class PlaneFile extends VirtualStack {
     private final PixelType type;
     private final int size;
     private final String[] labels;
+    private final File path;
     private final RandomAccessFile file;
 
     PlaneFile(int width, int height, int size, PixelType type) {
@@ -27,7 +31,7 @@ final class PlaneFile extends VirtualStack {
         labels = new String[size];
         setBitDepth(type.bytes() * 8);
         try {
-            File path = File.createTempFile("mdr", ".planes");
+            path = File.createTempFile("mdr", ".planes");
             file = new RandomAccessFile(path, "rw");
             // At once where the system allows that for an open file.
             if (!path.delete()) {
@@ -36,6 +40,22 @@ final class PlaneFile extends VirtualStack {
         } catch (IOException error) {
             throw failed(error);
         }
+    }
+
+    /** Frees the space of a stack that nobody will read any more, where it is one of these. */
+    static void close(ImageStack stack) {
+        if (stack instanceof PlaneFile) {
+            ((PlaneFile) stack).close();
+        }
+    }
+
+    private void close() {
+        try {
+            file.close();
+        } catch (IOException error) {
+            // Then it stays until ImageJ ends.
+        }
+        path.delete();
     }
 
     private static MdrException failed(IOException error) {
@@ -151,7 +171,7 @@ final class PlaneFile extends VirtualStack {
     @Override
     @SuppressWarnings({"deprecation", "removal"})
     protected void finalize() throws Throwable {
-        file.close();
+        close();
         super.finalize();
     }
 }

@@ -190,6 +190,8 @@ public class RestoreFolder_ implements PlugIn {
             }
         } catch (IOException error) {
             throw new MdrException(MdrException.IO, target + ": " + error, error);
+        } finally {
+            PlaneFile.close(restored.getStack());
         }
     }
 

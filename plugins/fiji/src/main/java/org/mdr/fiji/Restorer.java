@@ -107,8 +107,13 @@ final class Restorer {
             // Planes come in the order of ImageJ's stacks.
             sink = (t, c, z, pixels) -> restored.addSlice(null, pixels);
         }
-        model.restorePlanes(this::plane, type, AXES, shape, json, progress, sink, wanted);
-        return dress(restored, channels, depth, (int) result[0], info);
+        try {
+            model.restorePlanes(this::plane, type, AXES, shape, json, progress, sink, wanted);
+            return dress(restored, channels, depth, (int) result[0], info);
+        } catch (RuntimeException | Error failure) {
+            PlaneFile.close(restored);
+            throw failure;
+        }
     }
 
     /**

@@ -24,6 +24,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Arrays;
+import java.util.Set;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -140,6 +141,22 @@ class CommandTest {
         assertTrue(restored.getStack().isVirtual());
         assertTrue(Samples.same(Samples.commandLine(folder, imp), restored));
         assertTrue(Samples.same(run(opened, "Denoise...", "keep"), run(imp, "Denoise...", "keep")));
+    }
+
+    @Test
+    void aVirtualStackThatIsCancelledLeavesNoFile() throws Exception {
+        String path = folder.resolve("v.tif").toString();
+        new FileSaver(Samples.image("v.tif", 16, 64, 48, 1, 5, 1)).saveAsTiff(path);
+        ImagePlus opened = IJ.openVirtual(path);
+        Set<String> before = Samples.planeFiles();
+        MdrException cancelled = assertThrows(
+                MdrException.class,
+                () -> Restore_.restore(opened, "denoise", new RestoreOptions(), (done, total) -> {
+                    assertFalse(before.containsAll(Samples.planeFiles()));
+                    return false;
+                }));
+        assertEquals(MdrException.CANCELLED, cancelled.status());
+        assertTrue(before.containsAll(Samples.planeFiles()));
     }
 
     @Test

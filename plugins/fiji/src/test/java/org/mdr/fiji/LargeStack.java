@@ -80,8 +80,9 @@ final class LargeStack extends VirtualStack {
                 File in = new File(arguments[1], "in");
                 Files.createDirectories(in.toPath());
                 new FileSaver(IJ.createImage("large", "8-bit ramp", 1000, 1000, 15)).saveAsTiff(in + "/large.tif");
-                System.out.println(RestoreFolder_.apply(
-                        "input=[" + in + "] output=[" + new File(arguments[1], "out") + "] " + options));
+                String done = RestoreFolder_.apply(
+                        "input=[" + in + "] output=[" + new File(arguments[1], "out") + "] " + options);
+                System.out.println(done + " restored, " + Samples.planeFiles().size() + " temporary files");
         }
     }
 }

@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTimeoutPreemptively;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import ij.ImagePlus;
@@ -15,6 +16,7 @@ import java.net.URLClassLoader;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -119,6 +121,11 @@ class NativeTest {
             assertThrows(MdrException.class, () -> model.restore(IMAGE, "YX", wrong, "{}", null, out));
             assertThrows(MdrException.class, () -> model.outputShape("YX", wrong, "{}"));
         }
+        for (long channels : new long[] {1L << 40, 1L << 59}) {
+            MdrException many = assertThrows(MdrException.class, () -> model.fitPlanes(
+                    (t, c, z) -> new byte[1], PixelType.U8, "CYX", new long[] {channels, 1, 1}, "{}"));
+            assertTrue(many.getMessage().contains(channels + " channels"), many.getMessage());
+        }
         assertThrows(MdrException.class, () -> model.outputInfo("YX", SHAPE, "{\"tiel\":3}"));
         assertThrows(MdrException.class, () -> model.outputInfo("YXé", new long[] {8, 9, 1}, "{}"));
         assertThrows(MdrException.class, () -> MdrNative.restorePlanes(1, null, 7, "YX", SHAPE, "{}", null, null, 3));
@@ -166,6 +173,23 @@ class NativeTest {
                     },
                     PixelType.F32)));
         }
+    }
+
+    @Test
+    void aCallbackCannotCloseItsModel() {
+        float[] out = new float[IMAGE.length];
+        assertTimeoutPreemptively(Duration.ofSeconds(20), () -> {
+            MdrModel model = mean();
+            Progress closing = (done, total) -> {
+                model.close();
+                return true;
+            };
+            assertThrows(
+                    IllegalStateException.class, () -> model.restore(IMAGE, "YX", SHAPE, "{}", closing, out));
+            model.restore(IMAGE, "YX", SHAPE, "{}", null, out);
+            model.close();
+            assertThrows(MdrException.class, model::facts);
+        });
     }
 
     @Test
@@ -325,7 +349,7 @@ class NativeTest {
     @Test
     void foldersOpenLargeFilesAsVirtualStacks() throws Exception {
         String output = Samples.run(110, java("-Xmx64m", "org.mdr.fiji.LargeStack", "folder", folder.toString()));
-        assertEquals("1\n", output);
+        assertEquals("1 restored, 0 temporary files\n", output);
         assertTrue(Files.size(folder.resolve("out").resolve("large.tif")) > 60_000_000);
     }
 

@@ -16,6 +16,8 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Hashtable;
 import java.util.Random;
+import java.util.Set;
+import java.util.TreeSet;
 import java.util.concurrent.TimeUnit;
 
 /** What the tests share: seeded images, the command line to compare with, and ImageJ without a display. */
@@ -104,6 +106,22 @@ final class Samples {
 
     static boolean same(ImagePlus a, ImagePlus b) {
         return Arrays.deepEquals(planes(a), planes(b));
+    }
+
+    /** The files of planes that this process has open. */
+    static Set<String> planeFiles() {
+        Set<String> found = new TreeSet<>();
+        for (File link : new File("/proc/self/fd").listFiles()) {
+            try {
+                String path = Files.readSymbolicLink(link.toPath()).toString();
+                if (path.contains(".planes")) {
+                    found.add(path);
+                }
+            } catch (IOException gone) {
+                // Such as that by which the folder was read.
+            }
+        }
+        return found;
     }
 
     /**
