@@ -793,6 +793,42 @@ fn an_unfinished_file_vanishes() {
 
 #[cfg(unix)]
 #[test]
+fn only_regular_files_are_replaced_and_links_stay_links() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let folder = Folder::new();
+    let image = image(Shape::plane(2, 2), PixelType::U8, 0);
+    let socket = folder.path("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    symlink("socket", folder.path("to socket")).unwrap();
+    for name in ["socket", "to socket"] {
+        for force in [false, true] {
+            let error = write_tiff(folder.path(name), &image, force).unwrap_err();
+            assert!(error.to_string().contains("a device, pipe or socket"), "{error}");
+        }
+    }
+    assert!(socket.symlink_metadata().unwrap().file_type().is_socket());
+
+    std::fs::create_dir(folder.path("elsewhere")).unwrap();
+    let target = folder.file("elsewhere/target.tif", b"old");
+    let link = folder.path("link.tif");
+    symlink("elsewhere/target.tif", &link).unwrap();
+    assert!(write_tiff(&link, &image, false).unwrap_err().to_string().contains("exists"));
+    // The temporary file lies beside the target, which may be on another file system than the link.
+    let writer = TiffWriter::create(&link, &image.info, true).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path("elsewhere")).unwrap().count(), 2);
+    drop(writer);
+    assert_eq!(std::fs::read(&target).unwrap(), b"old");
+    write_tiff(&link, &image, true).unwrap();
+    assert!(link.is_symlink() && !target.is_symlink());
+    assert_eq!(read_tiff(&target).unwrap().samples, image.samples);
+    // Of a link that leads nowhere nothing is lost.
+    std::fs::remove_file(&target).unwrap();
+    write_tiff(&link, &image, true).unwrap();
+    assert!(!link.is_symlink());
+}
+
+#[cfg(unix)]
+#[test]
 fn permissions_are_those_of_any_new_file() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
