@@ -388,7 +388,7 @@ impl Plan {
         let limit = options.memory_limit_mb.unwrap_or(DEFAULT_MEMORY_LIMIT_MB).saturating_mul(1 << 20);
         let impossible = |needed: u64, why: &str| {
             Error::InvalidOption(format!(
-                "memory limit {} MB: {why} needs about {} MB; raise the limit",
+                "memory limit {} MB: {why} about {} MB; raise the limit",
                 limit >> 20,
                 (needed >> 20) + 1
             ))
@@ -414,12 +414,17 @@ impl Plan {
             let tile = plan.tile_memory(model, 1);
             if plan.memory(tile) > limit {
                 let reason = field.reason.as_deref().unwrap_or("unknown");
-                return Err(impossible(plan.memory(tile), &format!("this model cannot be tiled ({reason}) and")));
+                return Err(impossible(plan.memory(tile), &format!("this model cannot be tiled ({reason}) and needs")));
             }
             plan.spread(model, threads, limit);
             return Ok(plan);
         }
 
+        // Before tiles are listed: of a size that some header claims, there may be more of them than memory holds.
+        let least = plan.planes_memory(LEAST_OPEN_UNITS);
+        if least > limit {
+            return Err(impossible(least, "the planes under way alone need"));
+        }
         // Of every candidate side the one with the least work that fits. Which tiles there are depends on the image
         // and the limit alone, not on the threads: the result must not.
         let longest = padded.into_iter().max().unwrap_or(1);
@@ -436,6 +441,10 @@ impl Plan {
         let mut best: Option<(u64, [AxisTiling; 3])> = None;
         let mut smallest = u64::MAX;
         for side in sides {
+            let counts = [0, 1, 2].map(|axis| AxisTiling::count(lengths[axis], side, overlap, constraint(axis)));
+            if product(&counts) > MOST_TILES {
+                continue;
+            }
             plan.tilings = [0, 1, 2].map(|axis| {
                 let (len, constraint) = (lengths[axis], constraint(axis));
                 let tiling = AxisTiling::new(len, side, overlap, constraint);
@@ -465,7 +474,14 @@ impl Plan {
                 best = Some((work, plan.tilings.clone()));
             }
         }
-        let (_, tilings) = best.ok_or_else(|| impossible(smallest, "this image with this model"))?;
+        let Some((_, tilings)) = best else {
+            return Err(match smallest {
+                u64::MAX => Error::InvalidOption(format!(
+                    "more than {MOST_TILES} tiles would be needed; choose larger ones, or restore the image in parts"
+                )),
+                smallest => impossible(smallest, "this image with this model needs"),
+            });
+        };
         plan.tilings = tilings;
         plan.spread(model, threads, limit);
         Ok(plan)
@@ -498,12 +514,17 @@ impl Plan {
 
     /// Bytes at the peak: the tiles that run, and the planes under way. Too many for u64 count as its maximum.
     fn memory(&self, tile: u64) -> u64 {
+        let planes = self.planes_memory(self.open_units());
+        tile.saturating_mul(self.threads as u64).saturating_add(planes).saturating_add(OVERHEAD)
+    }
+
+    /// Bytes of the planes where so many units are under way.
+    fn planes_memory(&self, open: usize) -> u64 {
         let Shape { z, y, x, .. } = self.shape;
         let scale = 1 + self.scale.iter().product::<usize>();
         let planes = if self.volumetric { self.channels.len() * z } else { self.together };
-        let open = self.open_units().min(self.units().len());
-        let units = product(&[4 * scale, planes, y, x, open]).saturating_add(product(&[4 * scale, y, x]));
-        tile.saturating_mul(self.threads as u64).saturating_add(units).saturating_add(OVERHEAD)
+        let open = open.min(self.units().len());
+        product(&[4 * scale, planes, y, x, open]).saturating_add(product(&[4 * scale, y, x]))
     }
 
     /// Units under way at once: enough for every thread to have a tile and another one to go on with.
@@ -589,6 +610,12 @@ const LARGEST_TILE: usize = 640;
 
 /// The same where memory hardly depends on the tile.
 const LARGEST_STREAMED_TILE: usize = 4096;
+
+/// Units under way, or more where they have few tiles.
+const LEAST_OPEN_UNITS: usize = 2;
+
+/// No tiling of a unit has more tiles: each of them is known from the start.
+const MOST_TILES: u64 = 1 << 20;
 
 /// Threads that memory is planned for before it is known how many there are.
 const USUAL_THREADS: usize = 4;
