@@ -7,6 +7,7 @@
 //! a file (`tiff_io`), so that a stack larger than the memory can be restored.
 
 use crate::{Error, Result};
+use std::collections::TryReserveError;
 use std::fmt;
 
 /// Axes of an image, in storage order: distinct letters out of `TCZYX`, the last two being `YX`.
@@ -260,6 +261,14 @@ impl ImageInfo {
     }
 }
 
+/// Zeros, as many as a file claims; where the memory does not hold them, `vec!` would end the program.
+pub(crate) fn zeros<T: Clone + Default>(len: usize) -> std::result::Result<Vec<T>, TryReserveError> {
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(len)?;
+    zeros.resize(len, T::default());
+    Ok(zeros)
+}
+
 /// Where planes come from.
 pub trait PlaneSource {
     /// What the image is.
@@ -323,9 +332,13 @@ impl Image {
     /// Reads a whole source into memory.
     ///
     /// # Errors
-    /// Those of the source.
+    /// Those of the source; [`Error::InvalidOption`] where the memory does not hold it.
     pub fn read(source: &mut dyn PlaneSource) -> Result<Self> {
-        let mut image = Self::zeros(source.info().clone());
+        let info = source.info().clone();
+        let samples = zeros(info.shape.len()).map_err(|_| {
+            Error::InvalidOption(format!("{:?} does not fit into the memory as a whole: cut out a part", info.shape))
+        })?;
+        let mut image = Self { info, samples };
         for t in 0..image.info.shape.t {
             for z in 0..image.info.shape.z {
                 for c in 0..image.info.shape.c {

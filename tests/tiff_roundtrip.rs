@@ -897,6 +897,18 @@ fn a_header_that_claims_too_much_is_refused_before_allocating() {
     }
 }
 
+/// A gigabyte of file, most of which takes no place, that may expand to 2^45 pixels.
+#[cfg(unix)]
+#[test]
+fn an_image_that_no_memory_holds_is_an_error() {
+    let folder = Folder::new();
+    let page = Page::plain(1 << 23, 1 << 22, &[0; 100]).with(259, Value::Short(50000));
+    let path = folder.file("a.tif", &build(&[page], false, false));
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
+    let error = read_tiff(&path).unwrap_err();
+    assert!(matches!(error, Error::InvalidOption(_)) && error.to_string().contains("memory"), "{error}");
+}
+
 #[test]
 fn directories_in_a_loop_are_refused() {
     let mut bytes = build(&numbered(2), false, false);
