@@ -565,6 +565,22 @@ fn tifffile_shape_is_read() {
     assert_eq!((image.info.axes.as_str(), image.info.shape.z), ("ZYX", 6));
 }
 
+/// `for frame in frames: file.write(frame)`, or `imwrite(append=True)`.
+#[test]
+fn pages_that_tifffile_has_written_one_by_one_are_a_stack() {
+    let folder = Folder::new();
+    for text in [r#"{"shape": [1, 1]}"#, r#"{"shape": [1, 1, 1], "axes": "ZYX"}"#] {
+        let pages: Vec<Page> = numbered(5).into_iter().map(|page| page.text(text)).collect();
+        let path = folder.file("a.tif", &build(&pages, false, false));
+        let image = read_tiff(&path).unwrap();
+        assert_eq!((image.info.axes.as_str(), image.samples), ("ZYX", vec![0.0, 1.0, 2.0, 3.0, 4.0]));
+        let times = TiffReader::open(&path, Some(&Axes::parse("TYX").unwrap())).unwrap();
+        assert_eq!((times.info().axes.as_str(), times.info().shape.t), ("TYX", 5));
+    }
+    let (_, text) = refusal(&with_text(numbered(5), r#"{"shape": [6, 1, 1]}"#));
+    assert!(text.contains("contradict"), "{text}");
+}
+
 #[test]
 fn axes_name_what_the_file_leaves_open() {
     let folder = Folder::new();

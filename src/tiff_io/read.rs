@@ -247,12 +247,14 @@ fn described_stack(
     description: &str,
     imagej: Option<&imagej::Description>,
 ) -> Result<(Stack, Option<u64>)> {
-    let shape = shape_description(description, &first.format).filter(|_| imagej.is_none());
+    let mut planes = walk.kept.len();
+    // tifffile describes what one call has written: a single page says nothing of those that other calls added.
+    let says = |dims: &Vec<_>| imagej.is_none() && (planes == 1 || product(dims) > 1);
+    let shape = shape_description(description, &first.format).filter(says);
     let promised = match imagej {
         Some(imagej) => imagej.images(),
         None => shape.as_deref().map(product),
     };
-    let mut planes = walk.kept.len();
     let mut contiguous = None;
     if let Some(promised) = promised.filter(|&promised| promised > 1 && planes == 1) {
         let Some(offset) = first.contiguous_offset() else {
