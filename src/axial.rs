@@ -42,7 +42,6 @@ pub(crate) fn resample_info(info: &mut ImageInfo, scale: [usize; 3]) -> Result<(
     }
     info.shape.z = planes as usize;
     info.z_step_um = Some(pixel);
-    info.extra.imagej_metadata = None;
     Ok(())
 }
 

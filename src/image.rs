@@ -211,11 +211,11 @@ pub struct ImageInfo {
     pub frame_interval_s: Option<f64>,
     /// Free text for the provenance note; empty in a source without one.
     pub provenance: String,
-    /// Metadata that is carried from the source file to the result untouched.
+    /// Metadata that is carried from the source file to the result.
     pub extra: Extra,
 }
 
-/// Metadata of a source file that the engine does not interpret, but keeps.
+/// Metadata of a source file that the engine makes no use of, but keeps, as far as it holds for the result's grid.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Extra {
     /// The OME-XML of the source, where it had one: the result gets one too.

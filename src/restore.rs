@@ -17,7 +17,7 @@ use crate::network::{RunOptions, Watch};
 use crate::normalize::Fitted;
 use crate::tiling::{AxisTiling, Constraint, reflect};
 use crate::{
-    Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape,
+    Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape, tiff_io,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -161,9 +161,13 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
     info.pixel_size_um = info.pixel_size_um.map(|size| size / x as f64);
     info.pixel_size_y_um = info.pixel_size_y_um.map(|size| size / y as f64);
     info.z_step_um = positive("z step", options.z_step_um)?.or(input.z_step_um).map(|s| s / z as f64);
+    let mut finer = [z, y, x].map(|scale| scale as f64);
     if options.is_axial(model) {
+        let step = info.z_step_um;
         axial::resample_info(&mut info, [z, y, x])?;
+        finer[0] = step.zip(info.z_step_um).map_or(1.0, |(before, after)| before / after);
     }
+    tiff_io::rescale(&mut info.extra, finer);
     let note = Provenance {
         mdr: env!("CARGO_PKG_VERSION"),
         model: &facts.name,

@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use mdr::image::ImageJMetadata;
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::simulate::gaussian_blur;
 use mdr::tiff_io::{read_tiff, write_tiff};
@@ -254,6 +255,45 @@ fn calibration_survives() {
         assert_eq!((info.z_step_um, info.frame_interval_s), (Some(2.0), Some(1.5)));
         assert_eq!(info.axes.as_str(), "TZYX");
         assert_eq!(info.extra.imagej, image.info.extra.imagej);
+    }
+}
+
+/// ImageJ's binary metadata, a block for each of these types.
+fn imagej_blocks(blocks: &[(&[u8; 4], &[u8])]) -> ImageJMetadata {
+    let mut header = b"IJIJ".to_vec();
+    blocks.iter().for_each(|(kind, _)| header.extend([&kind[..], &1_u32.to_be_bytes()].concat()));
+    let counts = std::iter::once(header.len()).chain(blocks.iter().map(|(_, bytes)| bytes.len()));
+    let counts = counts.map(|count| count as u32).collect();
+    let data = blocks.iter().fold(header, |data, (_, bytes)| [&data, *bytes].concat());
+    ImageJMetadata { counts, data, big_endian: true }
+}
+
+#[test]
+fn what_imagej_counts_in_pixels_is_brought_onto_the_new_grid() {
+    let place = Place::new();
+    let mut image = stack(Shape { t: 1, c: 1, z: 3, y: 16, x: 12 }, PixelType::U16);
+    (image.info.pixel_size_um, image.info.z_step_um) = (Some(0.25), Some(0.5));
+    let lines = |values: [&str; 3]| {
+        let origins = ["xorigin", "yorigin", "zorigin"].into_iter().zip(values);
+        origins.chain([("loop", "true")]).map(|(key, value)| (key.to_owned(), value.to_owned())).collect::<Vec<_>>()
+    };
+    image.info.extra.imagej = lines(["3", "1.5", "-1"]);
+    let blocks: [(&[u8; 4], &[u8]); 4] = [(b"info", &[0, b'i']), (b"rang", &[0; 16]), (b"roi ", b"r"), (b"over", b"o")];
+    image.info.extra.imagej_metadata = Some(imagej_blocks(&blocks));
+    place.put_image("in.tif", &image);
+    for (options, origins, overlays) in [
+        ("--model mean.onnx", ["3", "1.5", "-1"], true),
+        ("--model double.onnx", ["6", "3", "-1"], false),
+        ("--model identity.onnx --task axial", ["3", "1.5", "-2"], false),
+    ] {
+        place.restores(&format!("in.tif -o out.tif --force {options}"));
+        let extra = place.image("out.tif").info.extra;
+        assert_eq!(extra.imagej, lines(origins), "{options}");
+        let data = extra.imagej_metadata.expect("metadata").data;
+        // Types are numbers, and the file is little-endian.
+        let has = |kind: &[u8; 4]| data.windows(4).any(|bytes| bytes.iter().rev().eq(kind));
+        assert!(has(b"info") && has(b"rang"), "{options}");
+        assert_eq!([has(b"roi "), has(b"over")], [overlays; 2], "{options}");
     }
 }
 

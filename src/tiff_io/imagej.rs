@@ -5,7 +5,7 @@
 //! ImageJ reads the planes of its own files as one run of bytes after the first page's offset and ignores the other
 //! directories; `write` therefore keeps the planes contiguous.
 
-use crate::image::ImageJMetadata;
+use crate::image::{Extra, ImageJMetadata};
 use crate::{ImageInfo, PixelType};
 use std::fmt::Write;
 
@@ -147,6 +147,26 @@ pub(super) fn describe(info: &ImageInfo) -> String {
         }
     }
     text
+}
+
+/// Brings what ImageJ gives in pixels onto a grid that is finer by `scale` along Z, Y and X: the origin of coordinates.
+/// Selections and overlays, in a binary form of ImageJ's own, are dropped.
+pub(crate) fn rescale(extra: &mut Extra, scale: [f64; 3]) {
+    if scale == [1.0; 3] {
+        return;
+    }
+    for (key, value) in &mut extra.imagej {
+        let axis = ["zorigin", "yorigin", "xorigin"].iter().position(|origin| key == origin);
+        if let (Some(axis), Ok(origin)) = (axis, value.parse::<f64>()) {
+            *value = (origin * scale[axis]).to_string();
+        }
+    }
+    extra.imagej_metadata = extra.imagej_metadata.take().and_then(|metadata| {
+        let mut blocks = decode(&metadata)?;
+        blocks.retain(|(kind, _)| kind != b"roi " && kind != b"over");
+        let (counts, data) = encode(&blocks)?;
+        Some(ImageJMetadata { counts, data, big_endian: false })
+    });
 }
 
 /// One block of tag 50839: its type, such as `info` or `labl`, and its bytes, little-endian.
