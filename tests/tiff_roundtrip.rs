@@ -694,7 +694,8 @@ const OME: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <Channel ID="Channel:0" Name="DAPI &gt;"/><Channel ID="Channel:1" Name="GFP"/>
 <TiffData FirstC="1" IFD="0" PlaneCount="3"><UUID FileName="a.tif">urn:uuid:11111111-1111-1111-1111-111111111111</UUID></TiffData>
 <TiffData FirstC="0" FirstZ="0" IFD="5"/><TiffData FirstZ="1" IFD="4"/><TiffData FirstZ="2" IFD="3"/>
-<Plane TheZ="0" TheC="0" TheT="0" DeltaT="0.5"/></Pixels></Image></OME>"#;
+<Plane TheZ="0" TheC="0" TheT="0" DeltaT="0.5"/></Pixels><ROIRef ID="ROI:0"/></Image>
+<ROI ID="ROI:0"><Union><Point ID="Shape:0" X="0.5" Y="0.5"/></Union></ROI></OME>"#;
 
 #[test]
 fn ome_tiff_round_trips() {
@@ -719,6 +720,8 @@ fn ome_tiff_round_trips() {
         "LensNA=\"1.4\"",
         "Name=\"DAPI &gt;\"",
         "DeltaT=\"0.5\"",
+        "<ROIRef ID=\"ROI:0\"/></Image>",
+        "<Point ID=\"Shape:0\"",
         "Type=\"float\"",
         "cells &amp; nuclei\nrestored &lt;by&gt; mdr</Description>",
     ] {
@@ -733,7 +736,7 @@ fn ome_tiff_round_trips() {
     let back = read_tiff(folder.path("c.tif")).unwrap();
     assert_eq!((back.info.shape.z, back.info.z_step_um), (5, Some(0.065)));
     let xml = back.info.extra.ome_xml.unwrap();
-    assert!(!xml.contains("<Plane") && xml.contains("GFP"), "{xml}");
+    assert!(!xml.contains("<Plane") && !xml.contains("ROI") && xml.contains("GFP"), "{xml}");
     other = Image::zeros(ImageInfo { shape: Shape { c: 1, ..image.info.shape }, ..image.info.clone() });
     write_tiff(folder.path("d.tif"), &other, false).unwrap();
     assert!(!read_tiff(folder.path("d.tif")).unwrap().info.extra.ome_xml.unwrap().contains("<Channel"));
