@@ -201,7 +201,7 @@ pub struct ImageInfo {
     pub shape: Shape,
     /// Sample type of the source.
     pub pixel_type: PixelType,
-    /// Pixel size along X in µm, where known; along Y too, unless `pixel_size_y_um` says otherwise.
+    /// Pixel size along X in µm, where known; along Y too, unless `pixel_size_y_um` or `extra.y_unit` says otherwise.
     pub pixel_size_um: Option<f64>,
     /// Pixel size along Y in µm, where it is known and differs from that along X: a reslice, a line scan.
     pub pixel_size_y_um: Option<f64>,
@@ -225,6 +225,8 @@ pub struct Extra {
     /// ImageJ's binary metadata (tags 50838 counts and 50839 data): slice labels, display ranges, lookup tables,
     /// overlays, Info; bytes as stored, with the byte order of the source.
     pub imagej_metadata: Option<ImageJMetadata>,
+    /// Pixels per unit along Y and that unit, where it is no length: the rows of a line scan follow each other in time.
+    pub y_unit: Option<(f64, String)>,
 }
 
 /// ImageJ's tags 50838 and 50839.
@@ -257,7 +259,7 @@ impl ImageInfo {
 
     /// Pixel size along Y in µm, where known.
     pub fn pixel_height_um(&self) -> Option<f64> {
-        self.pixel_size_y_um.or(self.pixel_size_um)
+        self.pixel_size_y_um.or(self.pixel_size_um).filter(|_| self.extra.y_unit.is_none())
     }
 }
 

@@ -156,7 +156,7 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
     info.shape = Shape { z: info.shape.z * z, y: info.shape.y * y, x: info.shape.x * x, ..info.shape };
     info.pixel_type = PixelType::F32;
     if let Some(size) = positive("pixel size", options.pixel_size_um)? {
-        (info.pixel_size_um, info.pixel_size_y_um) = (Some(size), None);
+        (info.pixel_size_um, info.pixel_size_y_um, info.extra.y_unit) = (Some(size), None, None);
     }
     info.pixel_size_um = info.pixel_size_um.map(|size| size / x as f64);
     info.pixel_size_y_um = info.pixel_size_y_um.map(|size| size / y as f64);

@@ -297,6 +297,26 @@ fn what_imagej_counts_in_pixels_is_brought_onto_the_new_grid() {
     }
 }
 
+#[test]
+fn a_line_scan_keeps_its_time() {
+    let place = Place::new();
+    let mut image = stack(Shape { t: 1, c: 1, z: 3, y: 16, x: 12 }, PixelType::U16);
+    (image.info.pixel_size_um, image.info.z_step_um) = (Some(0.25), Some(0.5));
+    image.info.extra.y_unit = Some((500.0, "sec".into()));
+    place.put_image("in.tif", &image);
+    for (options, rows_per_second) in
+        [("mean.onnx", Some(500.0)), ("double.onnx", Some(1000.0)), ("mean.onnx --pixel-size 0.25", None)]
+    {
+        place.restores(&format!("in.tif -o out.tif --force --model {options}"));
+        let found = place.image("out.tif").info.extra.y_unit;
+        assert_eq!(found, rows_per_second.map(|rows| (rows, "sec".into())), "{options}");
+    }
+    place.refuses(
+        "restore in.tif -o no.tif --model identity.onnx --task axial",
+        &["square pixels", "0.25 µm along X", "no length along Y"],
+    );
+}
+
 // ---- What the options do
 
 /// The largest number of tiles that a progress bar on a terminal has named; 0 without a bar.

@@ -513,6 +513,26 @@ fn calibration_is_read_in_any_unit() {
     assert_eq!(read_bytes(&build(&[zero], true, false)).unwrap().info.pixel_size_um, None);
 }
 
+#[test]
+fn imagej_has_another_unit_along_y() {
+    let folder = Folder::new();
+    let read = |text: &str| {
+        let page = Page::plain(1, 1, &[1]).text(text).with(282, Value::Rational(4, 1)).with(283, Value::Rational(500, 1));
+        read_bytes(&build(&[page], false, false)).unwrap()
+    };
+    let info = read("ImageJ=1.53t\nunit=micron\nyunit=nm\n").info;
+    assert_eq!((info.pixel_size_um, info.pixel_height_um(), info.extra.y_unit), (Some(0.25), Some(2e-6), None));
+    let info = read("ImageJ=1.53t\nunit=pixel\nyunit=micron\n").info;
+    assert_eq!((info.pixel_size_um, info.pixel_height_um()), (None, None));
+    // A line scan: 500 rows a second.
+    let scan = read("ImageJ=1.53t\nunit=micron\nyunit=sec\n");
+    write_tiff(folder.path("a.tif"), &scan, true).unwrap();
+    for info in [&scan.info, &read_tiff(folder.path("a.tif")).unwrap().info] {
+        assert_eq!((info.pixel_size_um, info.pixel_height_um()), (Some(0.25), None));
+        assert_eq!(info.extra.y_unit, Some((500.0, "sec".into())));
+    }
+}
+
 /// Pages of one pixel, numbered from 0.
 fn numbered(count: u8) -> Vec<Page> {
     (0..count).map(|i| Page::plain(1, 1, &[i])).collect()

@@ -83,9 +83,16 @@ impl TiffReader {
         };
 
         if metadata.pixel_size_um.is_none() {
-            let unit = imagej_description.as_ref().map(imagej::Description::unit_um);
+            let imagej = imagej_description.as_ref();
+            let (unit, y_unit) = (imagej.map(imagej::Description::unit_um), imagej.map(imagej::Description::y_unit_um));
             metadata.pixel_size_um = resolution(&mut file, &directory, tag::X_RESOLUTION, unit)?;
-            metadata.pixel_size_y_um = resolution(&mut file, &directory, tag::Y_RESOLUTION, unit)?;
+            match imagej.and_then(imagej::Description::other_y_unit) {
+                Some(other) => {
+                    let pixels_per_unit = file.rational(&directory, tag::Y_RESOLUTION).unwrap_or(1.0);
+                    metadata.extra.y_unit = Some((pixels_per_unit, other.to_owned()));
+                }
+                None => metadata.pixel_size_y_um = resolution(&mut file, &directory, tag::Y_RESOLUTION, y_unit)?,
+            }
         }
         if let Some(description) = imagej_description {
             metadata.extra.imagej = description.carried();

@@ -184,7 +184,9 @@ impl TiffWriter {
         // ImageJ's description has the unit; OME's readers, and ImageJ with such a file, go by the tag.
         let (unit_um, unit) = if info.extra.ome_xml.is_some() { (1e4, 3) } else { (1.0, 1) };
         let resolution = |size: Option<f64>| size.and_then(|size| ratio(unit_um / size));
-        if let (Some(x), Some(y)) = (resolution(info.pixel_size_um), resolution(info.pixel_height_um())) {
+        let y = info.extra.y_unit.as_ref().map(|&(pixels_per_unit, _)| ratio(pixels_per_unit));
+        let y = y.unwrap_or_else(|| resolution(info.pixel_height_um()));
+        if let (Some(x), Some(y)) = (resolution(info.pixel_size_um), y) {
             entries.extend([
                 (tag::X_RESOLUTION, Value::Rational(x)),
                 (tag::Y_RESOLUTION, Value::Rational(y)),
