@@ -279,7 +279,7 @@ pub(crate) fn run(
         for _ in 0..plan.threads {
             let to_caller = to_caller.clone();
             let (jobs, watch, plan) = (&jobs, &watch, &plan);
-            workers.push(scope.spawn(move || {
+            let worker = move || {
                 let mut input = Vec::new();
                 loop {
                     let job = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
@@ -294,7 +294,15 @@ pub(crate) fn run(
                         return;
                     }
                 }
-            }));
+            };
+            match std::thread::Builder::new().spawn_scoped(scope, worker) {
+                Ok(worker) => workers.push(worker),
+                Err(error) if workers.is_empty() => {
+                    return Err(Error::Inference(format!("the system gives no thread: {error}")));
+                }
+                // Those that there are do it all.
+                Err(_) => break,
+            }
         }
         drop(to_caller);
         let outcome = (|| {

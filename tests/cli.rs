@@ -421,6 +421,29 @@ fn threads_run_and_change_nothing() {
     place.refuses("restore in.tif -o no.tif --model mean.onnx --threads 0", &["threads 0", "at least 1"]);
 }
 
+/// Threads with stacks of a gigabyte each, of which the address space does not hold many.
+#[test]
+#[cfg(target_os = "linux")]
+fn fewer_threads_than_asked_for_do() {
+    let place = Place::new();
+    place.put_image("in.tif", &plane(100, 100, 3));
+    place.restores("in.tif -o all.tif --model mean.onnx --tile 16 --threads 8");
+    let limited = |output: &str, stack: u64| {
+        let program = env!("CARGO_BIN_EXE_mdr");
+        let run = format!("{program} restore in.tif -o {output} --model mean.onnx --tile 16 --threads 8");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -v 4000000 && exec {run}")]).env("RUST_MIN_STACK", stack.to_string());
+        ended(shell.current_dir(place.0.path()))
+    };
+    let end = limited("some.tif", 1 << 30);
+    assert_eq!((end.status, end.err.as_str()), (Some(0), ""), "{end:?}");
+    assert_eq!(place.image("some.tif").samples, place.image("all.tif").samples);
+    let end = limited("none.tif", 1 << 33);
+    assert_eq!(end.status, Some(1), "{end:?}");
+    assert_one_line(&end.err);
+    assert!(end.err.contains("in.tif: inference failed: the system gives no thread"), "{end:?}");
+}
+
 #[test]
 fn axes_name_the_pages() {
     let place = Place::new();
