@@ -287,10 +287,13 @@ fn axes(tensor: &Value) -> Check<String> {
     let letters = list.iter().map(|axis| match (text(&axis["type"]).as_deref(), text(&axis["id"]).as_deref()) {
         (Some("batch"), _) => Ok("b".to_owned()),
         (Some("channel"), _) => Ok("c".to_owned()),
-        (Some("space"), Some(id)) => Ok(id.to_owned()),
+        (Some("space"), Some(id)) if id.len() == 1 => Ok(id.to_owned()),
         (Some("time"), _) => Ok("t".to_owned()),
         (Some("index"), _) => Ok("i".to_owned()),
-        (kind, id) => Err(format!("an axis of type {kind:?}, id {id:?} is unknown")),
+        (kind, id) => {
+            let [kind, id] = [kind, id].map(Option::unwrap_or_default);
+            Err(format!("an axis of type {kind:?}, id {id:?} is unknown"))
+        }
     });
     letters.collect()
 }

@@ -144,6 +144,11 @@ fn refusals_name_what_is_wrong() {
             "- {type: space, id: z}\n      - {type: space, id: y}",
             "bczyx",
         ),
+        (
+            "id: y, size: {min: 16, step: 8}}\n      - {type: space, id: x,",
+            "id: yx,",
+            "an axis of type \"space\", id \"yx\" is unknown",
+        ),
         ("step: 8", "step: 100000", "100000"),
         ("inputs:", "inputs: [", "YAML"),
     ] {
