@@ -759,6 +759,11 @@ fn samples_for_every_task() {
         let (start, len) = (samples.as_mut_ptr(), samples.len());
         // SAFETY: the buffer has that many samples, or the call is refused.
         unsafe {
+            let mut text = [0 as c_char; 4];
+            let short = (API.mdr_sample)(name.as_ptr(), start, len, text.as_mut_ptr(), text.len(), null_mut());
+            refused(short, BUFFER_TOO_SMALL, "buffer");
+            assert!(text == [0; 4] && samples.iter().all(|&sample| sample == 0), "written on success only");
+            let start = samples.as_mut_ptr();
             assert_eq!((API.mdr_sample)(name.as_ptr(), start, len, null_mut(), 0, null_mut()), OK, "{}", last_error());
             let short = (API.mdr_sample)(name.as_ptr(), start, len - 1, null_mut(), 0, null_mut());
             refused(short, SHAPE_MISMATCH, "samples");
