@@ -319,7 +319,7 @@ fn a_line_scan_keeps_its_time() {
 
 // ---- What the options do
 
-/// The largest number of tiles that a progress bar on a terminal has named; 0 without a bar.
+/// The largest number of tiles that a progress bar on a terminal has named, beside rate and time; 0 without a bar.
 #[cfg(target_os = "linux")]
 fn tiles_on_a_terminal(place: &Place, arguments: &str) -> usize {
     let run = format!("{} restore {arguments}", env!("CARGO_BIN_EXE_mdr"));
@@ -327,7 +327,8 @@ fn tiles_on_a_terminal(place: &Place, arguments: &str) -> usize {
     script.current_dir(place.0.path()).args(["-qec", &run, "/dev/null"]).stdin(Stdio::null());
     let end = ended(&mut script);
     assert_eq!(end.status, Some(0), "{end:?}");
-    let counts = end.out.split(" tiles").filter_map(|text| text.rsplit_once('/')?.1.parse().ok());
+    let counts = end.out.split(" tiles, ").filter_map(|text| text.rsplit_once('/')?.1.parse().ok());
+    assert_eq!(end.out.contains(" tiles, "), end.out.contains(" Mpixel/s, ") && end.out.contains(" left"), "{end:?}");
     counts.max().unwrap_or(0)
 }
 
