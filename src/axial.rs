@@ -27,9 +27,11 @@ pub(crate) fn resample_info(info: &mut ImageInfo, scale: [usize; 3]) -> Result<(
             "task axial needs the pixel size and the z step in µm, which the image lacks; give both".into(),
         ));
     };
-    if let Some(height) = info.pixel_size_y_um {
+    let height = info.pixel_height_um();
+    if height != Some(pixel) {
+        let height = height.map_or("no length".into(), |height| format!("{height} µm"));
         return Err(Error::InvalidOption(format!(
-            "task axial needs square pixels; these are {pixel} µm along X and {height} µm along Y"
+            "task axial needs square pixels; these are {pixel} µm along X and {height} along Y"
         )));
     }
     let planes = ((info.shape.z - 1) as f64 * step / pixel * (1.0 + 1e-9)).floor() + 1.0;
@@ -42,7 +44,6 @@ pub(crate) fn resample_info(info: &mut ImageInfo, scale: [usize; 3]) -> Result<(
     }
     info.shape.z = planes as usize;
     info.z_step_um = Some(pixel);
-    info.extra.imagej_metadata = None;
     Ok(())
 }
 

@@ -188,7 +188,7 @@ impl Described {
         if out_axes != axes {
             return Err(format!("its output has the axes {out_axes:?}, its input {axes:?}; expected the same"));
         }
-        let (normalization, channels_together) = preprocessing(input)?;
+        let (normalization, channels_together) = preprocessing(input, &axes)?;
         postprocessing(output, &normalization)?;
         let authors = rdf["authors"].as_array().map_or(&[][..], Vec::as_slice);
         let authors: Vec<_> = authors.iter().filter_map(|a| text(&a["name"])).collect();
@@ -287,10 +287,13 @@ fn axes(tensor: &Value) -> Check<String> {
     let letters = list.iter().map(|axis| match (text(&axis["type"]).as_deref(), text(&axis["id"]).as_deref()) {
         (Some("batch"), _) => Ok("b".to_owned()),
         (Some("channel"), _) => Ok("c".to_owned()),
-        (Some("space"), Some(id)) => Ok(id.to_owned()),
+        (Some("space"), Some(id)) if id.len() == 1 => Ok(id.to_owned()),
         (Some("time"), _) => Ok("t".to_owned()),
         (Some("index"), _) => Ok("i".to_owned()),
-        (kind, id) => Err(format!("an axis of type {kind:?}, id {id:?} is unknown")),
+        (kind, id) => {
+            let [kind, id] = [kind, id].map(Option::unwrap_or_default);
+            Err(format!("an axis of type {kind:?}, id {id:?} is unknown"))
+        }
     });
     letters.collect()
 }
@@ -329,8 +332,8 @@ fn steps<'a>(tensor: &'a Value, key: &str) -> Check<Vec<(String, &'a Value)>> {
         .collect()
 }
 
-/// The normalisation, and whether it takes the channels together.
-fn preprocessing(input: &Value) -> Check<(Normalization, bool)> {
+/// The normalisation of an input of these axes, and whether it takes the channels together.
+fn preprocessing(input: &Value, axes: &str) -> Check<(Normalization, bool)> {
     let mut found = None;
     let mut together = false;
     for (name, kwargs) in steps(input, "preprocessing")? {
@@ -342,12 +345,12 @@ fn preprocessing(input: &Value) -> Check<(Normalization, bool)> {
                 if !matches!(kwargs["reference_tensor"], Value::Null) && kwargs["reference_tensor"] != input["id"] {
                     return Err(unsupported("refers to another tensor"));
                 }
-                together |= statistics_axes(kwargs).map_err(|why| unsupported(&why))?;
+                together |= statistics_axes(kwargs, &axes[2..]).map_err(|why| unsupported(&why))?;
                 let low = number("min_percentile").unwrap_or(0.0);
                 Normalization::Percentile { low, high: number("max_percentile").unwrap_or(100.0) }
             }
             "zero_mean_unit_variance" if !matches!(text(&kwargs["mode"]).as_deref(), Some("fixed")) => {
-                together |= statistics_axes(kwargs).map_err(|why| unsupported(&why))?;
+                together |= statistics_axes(kwargs, &axes[2..]).map_err(|why| unsupported(&why))?;
                 Normalization::MeanStd
             }
             "zero_mean_unit_variance" | "fixed_zero_mean_unit_variance" => match (number("mean"), number("std")) {
@@ -377,19 +380,19 @@ fn single(value: &Value, default: f64) -> Option<f64> {
     }
 }
 
-/// Whether statistics run over the channels too; they must run over Y and X.
-fn statistics_axes(kwargs: &Value) -> Check<bool> {
+/// Whether statistics run over the channels too; they must run over all axes of space.
+fn statistics_axes(kwargs: &Value, space: &str) -> Check<bool> {
     let axes: Vec<String> = match &kwargs["axes"] {
         Value::Null => return Ok(true),
         Value::String(axes) => axes.chars().map(String::from).collect(),
         Value::Array(list) => list.iter().filter_map(text).collect(),
         _ => return Err("has odd axes".into()),
     };
-    let has = |names: &[&str]| axes.iter().any(|a| names.contains(&a.as_str()));
-    if !has(&["y"]) || !has(&["x"]) {
+    let has = |name: &str| axes.iter().any(|axis| axis == name);
+    if !space.chars().all(|axis| has(&axis.to_string())) {
         return Err(format!("takes statistics over {axes:?} instead of the whole image"));
     }
-    Ok(has(&["c", "channel"]))
+    Ok(has("c") || has("channel"))
 }
 
 /// Accepts what mdr does anyway: to bring the result back to the intensities of the image.

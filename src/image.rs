@@ -7,6 +7,7 @@
 //! a file (`tiff_io`), so that a stack larger than the memory can be restored.
 
 use crate::{Error, Result};
+use std::collections::TryReserveError;
 use std::fmt;
 
 /// Axes of an image, in storage order: distinct letters out of `TCZYX`, the last two being `YX`.
@@ -200,7 +201,7 @@ pub struct ImageInfo {
     pub shape: Shape,
     /// Sample type of the source.
     pub pixel_type: PixelType,
-    /// Pixel size along X in µm, where known; along Y too, unless `pixel_size_y_um` says otherwise.
+    /// Pixel size along X in µm, where known; along Y too, unless `pixel_size_y_um` or `extra.y_unit` says otherwise.
     pub pixel_size_um: Option<f64>,
     /// Pixel size along Y in µm, where it is known and differs from that along X: a reslice, a line scan.
     pub pixel_size_y_um: Option<f64>,
@@ -210,11 +211,11 @@ pub struct ImageInfo {
     pub frame_interval_s: Option<f64>,
     /// Free text for the provenance note; empty in a source without one.
     pub provenance: String,
-    /// Metadata that is carried from the source file to the result untouched.
+    /// Metadata that is carried from the source file to the result.
     pub extra: Extra,
 }
 
-/// Metadata of a source file that the engine does not interpret, but keeps.
+/// Metadata of a source file that the engine makes no use of, but keeps, as far as it holds for the result's grid.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Extra {
     /// The OME-XML of the source, where it had one: the result gets one too.
@@ -224,6 +225,8 @@ pub struct Extra {
     /// ImageJ's binary metadata (tags 50838 counts and 50839 data): slice labels, display ranges, lookup tables,
     /// overlays, Info; bytes as stored, with the byte order of the source.
     pub imagej_metadata: Option<ImageJMetadata>,
+    /// Pixels per unit along Y and that unit, where it is no length: the rows of a line scan follow each other in time.
+    pub y_unit: Option<(f64, String)>,
 }
 
 /// ImageJ's tags 50838 and 50839.
@@ -256,8 +259,16 @@ impl ImageInfo {
 
     /// Pixel size along Y in µm, where known.
     pub fn pixel_height_um(&self) -> Option<f64> {
-        self.pixel_size_y_um.or(self.pixel_size_um)
+        self.pixel_size_y_um.or(self.pixel_size_um).filter(|_| self.extra.y_unit.is_none())
     }
+}
+
+/// Zeros, as many as a file claims; where the memory does not hold them, `vec!` would end the program.
+pub(crate) fn zeros<T: Clone + Default>(len: usize) -> std::result::Result<Vec<T>, TryReserveError> {
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(len)?;
+    zeros.resize(len, T::default());
+    Ok(zeros)
 }
 
 /// Where planes come from.
@@ -323,9 +334,13 @@ impl Image {
     /// Reads a whole source into memory.
     ///
     /// # Errors
-    /// Those of the source.
+    /// Those of the source; [`Error::InvalidOption`] where the memory does not hold it.
     pub fn read(source: &mut dyn PlaneSource) -> Result<Self> {
-        let mut image = Self::zeros(source.info().clone());
+        let info = source.info().clone();
+        let samples = zeros(info.shape.len()).map_err(|_| {
+            Error::InvalidOption(format!("{:?} does not fit into the memory as a whole: cut out a part", info.shape))
+        })?;
+        let mut image = Self { info, samples };
         for t in 0..image.info.shape.t {
             for z in 0..image.info.shape.z {
                 for c in 0..image.info.shape.c {

@@ -6,6 +6,7 @@
 //! the upper 16 bits and a second one the lower 16 bits of the few values that matter. Integers of up to 16 bits are
 //! counted as they are, in one pass.
 
+use crate::image::zeros;
 use crate::{Error, PixelType, PlaneIndex, PlaneSource, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -145,7 +146,11 @@ impl<'a> Samples<'a> {
 
     fn visit(&mut self, mut each: impl FnMut(f32)) -> Result<()> {
         let shape = self.source.info().shape;
-        self.plane.resize(shape.plane_len(), 0.0);
+        if self.plane.is_empty() {
+            self.plane = zeros(shape.plane_len()).map_err(|_| {
+                Error::InvalidOption(format!("a plane of {} by {} pixels exceeds the memory", shape.y, shape.x))
+            })?;
+        }
         for t in 0..shape.t {
             for z in 0..shape.z {
                 if !(self.go_on)() {

@@ -17,7 +17,7 @@ use crate::network::{RunOptions, Watch};
 use crate::normalize::Fitted;
 use crate::tiling::{AxisTiling, Constraint, reflect};
 use crate::{
-    Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape,
+    Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape, tiff_io,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -156,14 +156,18 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
     info.shape = Shape { z: info.shape.z * z, y: info.shape.y * y, x: info.shape.x * x, ..info.shape };
     info.pixel_type = PixelType::F32;
     if let Some(size) = positive("pixel size", options.pixel_size_um)? {
-        (info.pixel_size_um, info.pixel_size_y_um) = (Some(size), None);
+        (info.pixel_size_um, info.pixel_size_y_um, info.extra.y_unit) = (Some(size), None, None);
     }
     info.pixel_size_um = info.pixel_size_um.map(|size| size / x as f64);
     info.pixel_size_y_um = info.pixel_size_y_um.map(|size| size / y as f64);
     info.z_step_um = positive("z step", options.z_step_um)?.or(input.z_step_um).map(|s| s / z as f64);
+    let mut finer = [z, y, x].map(|scale| scale as f64);
     if options.is_axial(model) {
+        let step = info.z_step_um;
         axial::resample_info(&mut info, [z, y, x])?;
+        finer[0] = step.zip(info.z_step_um).map_or(1.0, |(before, after)| before / after);
     }
+    tiff_io::rescale(&mut info.extra, finer);
     let note = Provenance {
         mdr: env!("CARGO_PKG_VERSION"),
         model: &facts.name,
@@ -275,7 +279,7 @@ pub(crate) fn run(
         for _ in 0..plan.threads {
             let to_caller = to_caller.clone();
             let (jobs, watch, plan) = (&jobs, &watch, &plan);
-            workers.push(scope.spawn(move || {
+            let worker = move || {
                 let mut input = Vec::new();
                 loop {
                     let job = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
@@ -290,7 +294,15 @@ pub(crate) fn run(
                         return;
                     }
                 }
-            }));
+            };
+            match std::thread::Builder::new().spawn_scoped(scope, worker) {
+                Ok(worker) => workers.push(worker),
+                Err(error) if workers.is_empty() => {
+                    return Err(Error::Inference(format!("the system gives no thread: {error}")));
+                }
+                // Those that there are do it all.
+                Err(_) => break,
+            }
         }
         drop(to_caller);
         let outcome = (|| {
@@ -388,7 +400,7 @@ impl Plan {
         let limit = options.memory_limit_mb.unwrap_or(DEFAULT_MEMORY_LIMIT_MB).saturating_mul(1 << 20);
         let impossible = |needed: u64, why: &str| {
             Error::InvalidOption(format!(
-                "memory limit {} MB: {why} needs about {} MB; raise the limit",
+                "memory limit {} MB: {why} about {} MB; raise the limit",
                 limit >> 20,
                 (needed >> 20) + 1
             ))
@@ -414,12 +426,17 @@ impl Plan {
             let tile = plan.tile_memory(model, 1);
             if plan.memory(tile) > limit {
                 let reason = field.reason.as_deref().unwrap_or("unknown");
-                return Err(impossible(plan.memory(tile), &format!("this model cannot be tiled ({reason}) and")));
+                return Err(impossible(plan.memory(tile), &format!("this model cannot be tiled ({reason}) and needs")));
             }
             plan.spread(model, threads, limit);
             return Ok(plan);
         }
 
+        // Before tiles are listed: of a size that some header claims, there may be more of them than memory holds.
+        let least = plan.planes_memory(LEAST_OPEN_UNITS);
+        if least > limit {
+            return Err(impossible(least, "the planes under way alone need"));
+        }
         // Of every candidate side the one with the least work that fits. Which tiles there are depends on the image
         // and the limit alone, not on the threads: the result must not.
         let longest = padded.into_iter().max().unwrap_or(1);
@@ -436,6 +453,10 @@ impl Plan {
         let mut best: Option<(u64, [AxisTiling; 3])> = None;
         let mut smallest = u64::MAX;
         for side in sides {
+            let counts = [0, 1, 2].map(|axis| AxisTiling::count(lengths[axis], side, overlap, constraint(axis)));
+            if product(&counts) > MOST_TILES {
+                continue;
+            }
             plan.tilings = [0, 1, 2].map(|axis| {
                 let (len, constraint) = (lengths[axis], constraint(axis));
                 let tiling = AxisTiling::new(len, side, overlap, constraint);
@@ -465,7 +486,14 @@ impl Plan {
                 best = Some((work, plan.tilings.clone()));
             }
         }
-        let (_, tilings) = best.ok_or_else(|| impossible(smallest, "this image with this model"))?;
+        let Some((_, tilings)) = best else {
+            return Err(match smallest {
+                u64::MAX => Error::InvalidOption(format!(
+                    "more than {MOST_TILES} tiles would be needed; choose larger ones, or restore the image in parts"
+                )),
+                smallest => impossible(smallest, "this image with this model needs"),
+            });
+        };
         plan.tilings = tilings;
         plan.spread(model, threads, limit);
         Ok(plan)
@@ -498,12 +526,17 @@ impl Plan {
 
     /// Bytes at the peak: the tiles that run, and the planes under way. Too many for u64 count as its maximum.
     fn memory(&self, tile: u64) -> u64 {
+        let planes = self.planes_memory(self.open_units());
+        tile.saturating_mul(self.threads as u64).saturating_add(planes).saturating_add(OVERHEAD)
+    }
+
+    /// Bytes of the planes where so many units are under way.
+    fn planes_memory(&self, open: usize) -> u64 {
         let Shape { z, y, x, .. } = self.shape;
         let scale = 1 + self.scale.iter().product::<usize>();
         let planes = if self.volumetric { self.channels.len() * z } else { self.together };
-        let open = self.open_units().min(self.units().len());
-        let units = product(&[4 * scale, planes, y, x, open]).saturating_add(product(&[4 * scale, y, x]));
-        tile.saturating_mul(self.threads as u64).saturating_add(units).saturating_add(OVERHEAD)
+        let open = open.min(self.units().len());
+        product(&[4 * scale, planes, y, x, open]).saturating_add(product(&[4 * scale, y, x]))
     }
 
     /// Units under way at once: enough for every thread to have a tile and another one to go on with.
@@ -589,6 +622,12 @@ const LARGEST_TILE: usize = 640;
 
 /// The same where memory hardly depends on the tile.
 const LARGEST_STREAMED_TILE: usize = 4096;
+
+/// Units under way, or more where they have few tiles.
+const LEAST_OPEN_UNITS: usize = 2;
+
+/// No tiling of a unit has more tiles: each of them is known from the start.
+const MOST_TILES: u64 = 1 << 20;
 
 /// Threads that memory is planned for before it is known how many there are.
 const USUAL_THREADS: usize = 4;

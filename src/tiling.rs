@@ -55,16 +55,9 @@ impl AxisTiling {
     /// Tiles of side `tile` whose reads share `overlap` pixels. The overlap is raised to what the halo and the multiple
     /// need, the side to twice that: smaller tiles would be halo for the most part.
     pub fn new(len: usize, tile: usize, overlap: usize, constraint: Constraint) -> Self {
-        let Constraint { halo, multiple, fixed } = constraint;
         let padded = constraint.padded(len);
-        let halo = halo.next_multiple_of(multiple);
-        let (side, shared) = match fixed {
-            Some(side) => (side, overlap.next_multiple_of(multiple).max(2 * halo).min(side - multiple)),
-            None => {
-                let shared = overlap.next_multiple_of(multiple).max(2 * halo);
-                (tile.next_multiple_of(multiple).max(2 * shared).max(multiple), shared)
-            }
-        };
+        let halo = constraint.halo.next_multiple_of(constraint.multiple);
+        let (side, shared) = Self::sides(tile, overlap, constraint);
         if side >= padded {
             return Self::whole(len, constraint);
         }
@@ -84,6 +77,21 @@ impl AxisTiling {
                 return Self { spans, blended };
             }
             start += side - shared;
+        }
+    }
+
+    /// How many tiles [`new`](Self::new) makes, without making them.
+    pub fn count(len: usize, tile: usize, overlap: usize, constraint: Constraint) -> usize {
+        let (side, shared) = Self::sides(tile, overlap, constraint);
+        1 + constraint.padded(len).saturating_sub(side).div_ceil(side - shared)
+    }
+
+    /// Side of the tiles, and what the reads of two neighbours share: less than the side.
+    fn sides(tile: usize, overlap: usize, Constraint { halo, multiple, fixed }: Constraint) -> (usize, usize) {
+        let shared = overlap.next_multiple_of(multiple).max(2 * halo.next_multiple_of(multiple));
+        match fixed {
+            Some(side) => (side, shared.min(side - multiple)),
+            None => (tile.next_multiple_of(multiple).max(2 * shared).max(multiple), shared),
         }
     }
 
@@ -162,6 +170,8 @@ mod tests {
                 for tile in [1, 2, 7, 16, 33, 64, 200] {
                     for overlap in [0, 1, 5, 40] {
                         let tiling = AxisTiling::new(len, tile, overlap, constraint);
+                        let count = AxisTiling::count(len, tile, overlap, constraint);
+                        assert_eq!(tiling.spans.len(), count, "{constraint:?} {len} {tile} {overlap}");
                         let padded = constraint.padded(len);
                         let mut covered = vec![0; len];
                         for span in &tiling.spans {
@@ -213,6 +223,7 @@ mod tests {
             for overlap in [0, 8, 31, 500] {
                 let tiling = AxisTiling::new(len, 7, overlap, constraint);
                 assert!(tiling.spans.iter().all(|span| span.read.len() == 32));
+                assert_eq!(tiling.spans.len(), AxisTiling::count(len, 7, overlap, constraint));
                 assert_eq!(tiling.spans.last().expect("at least one").write.end, len);
             }
         }

@@ -524,6 +524,14 @@ fn planes_without_a_function_are_refused() {
     refused(run(model.0, read, 1, &shape, write, 0), INVALID_ARGUMENT, "output_type");
     refused(run(model.0, read, 1, &[4, 0], write, 1), INVALID_ARGUMENT, "length of X is 0");
     refused(run(model.0, read, 1, &[1 << 28, 1 << 28], write, 1), INVALID_OPTION, "memory");
+    // Small planes, but more of them than there is memory to list.
+    let (stacks, axes) = (CAbi.load_bytes("stacks", &common::identity_3d()).expect("a model"), c("ZYX"));
+    // SAFETY: as above.
+    let deep = unsafe {
+        let (axes, shape) = (axes.as_ptr(), [1 << 50, 1, 1].as_ptr());
+        (API.mdr_restore_planes)(stacks.0, read, 1, axes, shape, null(), None, null_mut(), write, 1)
+    };
+    refused(deep, INVALID_OPTION, "memory");
 }
 
 fn identity() -> Model {
@@ -751,6 +759,11 @@ fn samples_for_every_task() {
         let (start, len) = (samples.as_mut_ptr(), samples.len());
         // SAFETY: the buffer has that many samples, or the call is refused.
         unsafe {
+            let mut text = [0 as c_char; 4];
+            let short = (API.mdr_sample)(name.as_ptr(), start, len, text.as_mut_ptr(), text.len(), null_mut());
+            refused(short, BUFFER_TOO_SMALL, "buffer");
+            assert!(text == [0; 4] && samples.iter().all(|&sample| sample == 0), "written on success only");
+            let start = samples.as_mut_ptr();
             assert_eq!((API.mdr_sample)(name.as_ptr(), start, len, null_mut(), 0, null_mut()), OK, "{}", last_error());
             let short = (API.mdr_sample)(name.as_ptr(), start, len - 1, null_mut(), 0, null_mut());
             refused(short, SHAPE_MISMATCH, "samples");

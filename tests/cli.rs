@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use mdr::image::ImageJMetadata;
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::simulate::gaussian_blur;
 use mdr::tiff_io::{read_tiff, write_tiff};
@@ -257,9 +258,68 @@ fn calibration_survives() {
     }
 }
 
+/// ImageJ's binary metadata, a block for each of these types.
+fn imagej_blocks(blocks: &[(&[u8; 4], &[u8])]) -> ImageJMetadata {
+    let mut header = b"IJIJ".to_vec();
+    blocks.iter().for_each(|(kind, _)| header.extend([&kind[..], &1_u32.to_be_bytes()].concat()));
+    let counts = std::iter::once(header.len()).chain(blocks.iter().map(|(_, bytes)| bytes.len()));
+    let counts = counts.map(|count| count as u32).collect();
+    let data = blocks.iter().fold(header, |data, (_, bytes)| [&data, *bytes].concat());
+    ImageJMetadata { counts, data, big_endian: true }
+}
+
+#[test]
+fn what_imagej_counts_in_pixels_is_brought_onto_the_new_grid() {
+    let place = Place::new();
+    let mut image = stack(Shape { t: 1, c: 1, z: 3, y: 16, x: 12 }, PixelType::U16);
+    (image.info.pixel_size_um, image.info.z_step_um) = (Some(0.25), Some(0.5));
+    let lines = |values: [&str; 3]| {
+        let origins = ["xorigin", "yorigin", "zorigin"].into_iter().zip(values);
+        origins.chain([("loop", "true")]).map(|(key, value)| (key.to_owned(), value.to_owned())).collect::<Vec<_>>()
+    };
+    image.info.extra.imagej = lines(["3", "1.5", "-1"]);
+    let blocks: [(&[u8; 4], &[u8]); 4] = [(b"info", &[0, b'i']), (b"rang", &[0; 16]), (b"roi ", b"r"), (b"over", b"o")];
+    image.info.extra.imagej_metadata = Some(imagej_blocks(&blocks));
+    place.put_image("in.tif", &image);
+    for (options, origins, overlays) in [
+        ("--model mean.onnx", ["3", "1.5", "-1"], true),
+        ("--model double.onnx", ["6", "3", "-1"], false),
+        ("--model identity.onnx --task axial", ["3", "1.5", "-2"], false),
+    ] {
+        place.restores(&format!("in.tif -o out.tif --force {options}"));
+        let extra = place.image("out.tif").info.extra;
+        assert_eq!(extra.imagej, lines(origins), "{options}");
+        let data = extra.imagej_metadata.expect("metadata").data;
+        // Types are numbers, and the file is little-endian.
+        let has = |kind: &[u8; 4]| data.windows(4).any(|bytes| bytes.iter().rev().eq(kind));
+        assert!(has(b"info") && has(b"rang"), "{options}");
+        assert_eq!([has(b"roi "), has(b"over")], [overlays; 2], "{options}");
+    }
+}
+
+#[test]
+fn a_line_scan_keeps_its_time() {
+    let place = Place::new();
+    let mut image = stack(Shape { t: 1, c: 1, z: 3, y: 16, x: 12 }, PixelType::U16);
+    (image.info.pixel_size_um, image.info.z_step_um) = (Some(0.25), Some(0.5));
+    image.info.extra.y_unit = Some((500.0, "sec".into()));
+    place.put_image("in.tif", &image);
+    for (options, rows_per_second) in
+        [("mean.onnx", Some(500.0)), ("double.onnx", Some(1000.0)), ("mean.onnx --pixel-size 0.25", None)]
+    {
+        place.restores(&format!("in.tif -o out.tif --force --model {options}"));
+        let found = place.image("out.tif").info.extra.y_unit;
+        assert_eq!(found, rows_per_second.map(|rows| (rows, "sec".into())), "{options}");
+    }
+    place.refuses(
+        "restore in.tif -o no.tif --model identity.onnx --task axial",
+        &["square pixels", "0.25 µm along X", "no length along Y"],
+    );
+}
+
 // ---- What the options do
 
-/// The largest number of tiles that a progress bar on a terminal has named; 0 without a bar.
+/// The largest number of tiles that a progress bar on a terminal has named, beside rate and time; 0 without a bar.
 #[cfg(target_os = "linux")]
 fn tiles_on_a_terminal(place: &Place, arguments: &str) -> usize {
     let run = format!("{} restore {arguments}", env!("CARGO_BIN_EXE_mdr"));
@@ -267,7 +327,8 @@ fn tiles_on_a_terminal(place: &Place, arguments: &str) -> usize {
     script.current_dir(place.0.path()).args(["-qec", &run, "/dev/null"]).stdin(Stdio::null());
     let end = ended(&mut script);
     assert_eq!(end.status, Some(0), "{end:?}");
-    let counts = end.out.split(" tiles").filter_map(|text| text.rsplit_once('/')?.1.parse().ok());
+    let counts = end.out.split(" tiles, ").filter_map(|text| text.rsplit_once('/')?.1.parse().ok());
+    assert_eq!(end.out.contains(" tiles, "), end.out.contains(" Mpixel/s, ") && end.out.contains(" left"), "{end:?}");
     counts.max().unwrap_or(0)
 }
 
@@ -359,6 +420,29 @@ fn threads_run_and_change_nothing() {
         assert_eq!(most[1], most[0] + 3, "{most:?}");
     }
     place.refuses("restore in.tif -o no.tif --model mean.onnx --threads 0", &["threads 0", "at least 1"]);
+}
+
+/// Threads with stacks of a gigabyte each, of which the address space does not hold many.
+#[test]
+#[cfg(target_os = "linux")]
+fn fewer_threads_than_asked_for_do() {
+    let place = Place::new();
+    place.put_image("in.tif", &plane(100, 100, 3));
+    place.restores("in.tif -o all.tif --model mean.onnx --tile 16 --threads 8");
+    let limited = |output: &str, stack: u64| {
+        let program = env!("CARGO_BIN_EXE_mdr");
+        let run = format!("{program} restore in.tif -o {output} --model mean.onnx --tile 16 --threads 8");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -v 4000000 && exec {run}")]).env("RUST_MIN_STACK", stack.to_string());
+        ended(shell.current_dir(place.0.path()))
+    };
+    let end = limited("some.tif", 1 << 30);
+    assert_eq!((end.status, end.err.as_str()), (Some(0), ""), "{end:?}");
+    assert_eq!(place.image("some.tif").samples, place.image("all.tif").samples);
+    let end = limited("none.tif", 1 << 33);
+    assert_eq!(end.status, Some(1), "{end:?}");
+    assert_one_line(&end.err);
+    assert!(end.err.contains("in.tif: inference failed: the system gives no thread"), "{end:?}");
 }
 
 #[test]

@@ -513,6 +513,26 @@ fn calibration_is_read_in_any_unit() {
     assert_eq!(read_bytes(&build(&[zero], true, false)).unwrap().info.pixel_size_um, None);
 }
 
+#[test]
+fn imagej_has_another_unit_along_y() {
+    let folder = Folder::new();
+    let read = |text: &str| {
+        let page = Page::plain(1, 1, &[1]).text(text).with(282, Value::Rational(4, 1)).with(283, Value::Rational(500, 1));
+        read_bytes(&build(&[page], false, false)).unwrap()
+    };
+    let info = read("ImageJ=1.53t\nunit=micron\nyunit=nm\n").info;
+    assert_eq!((info.pixel_size_um, info.pixel_height_um(), info.extra.y_unit), (Some(0.25), Some(2e-6), None));
+    let info = read("ImageJ=1.53t\nunit=pixel\nyunit=micron\n").info;
+    assert_eq!((info.pixel_size_um, info.pixel_height_um()), (None, None));
+    // A line scan: 500 rows a second.
+    let scan = read("ImageJ=1.53t\nunit=micron\nyunit=sec\n");
+    write_tiff(folder.path("a.tif"), &scan, true).unwrap();
+    for info in [&scan.info, &read_tiff(folder.path("a.tif")).unwrap().info] {
+        assert_eq!((info.pixel_size_um, info.pixel_height_um()), (Some(0.25), None));
+        assert_eq!(info.extra.y_unit, Some((500.0, "sec".into())));
+    }
+}
+
 /// Pages of one pixel, numbered from 0.
 fn numbered(count: u8) -> Vec<Page> {
     (0..count).map(|i| Page::plain(1, 1, &[i])).collect()
@@ -563,6 +583,22 @@ fn tifffile_shape_is_read() {
     assert_eq!(image.samples, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
     let image = read_bytes(&with_text(numbered(6), r#"{"shape": [2, 3, 1, 1]}"#)).unwrap();
     assert_eq!((image.info.axes.as_str(), image.info.shape.z), ("ZYX", 6));
+}
+
+/// `for frame in frames: file.write(frame)`, or `imwrite(append=True)`.
+#[test]
+fn pages_that_tifffile_has_written_one_by_one_are_a_stack() {
+    let folder = Folder::new();
+    for text in [r#"{"shape": [1, 1]}"#, r#"{"shape": [1, 1, 1], "axes": "ZYX"}"#] {
+        let pages: Vec<Page> = numbered(5).into_iter().map(|page| page.text(text)).collect();
+        let path = folder.file("a.tif", &build(&pages, false, false));
+        let image = read_tiff(&path).unwrap();
+        assert_eq!((image.info.axes.as_str(), image.samples), ("ZYX", vec![0.0, 1.0, 2.0, 3.0, 4.0]));
+        let times = TiffReader::open(&path, Some(&Axes::parse("TYX").unwrap())).unwrap();
+        assert_eq!((times.info().axes.as_str(), times.info().shape.t), ("TYX", 5));
+    }
+    let (_, text) = refusal(&with_text(numbered(5), r#"{"shape": [6, 1, 1]}"#));
+    assert!(text.contains("contradict"), "{text}");
 }
 
 #[test]
@@ -678,7 +714,8 @@ const OME: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <Channel ID="Channel:0" Name="DAPI &gt;"/><Channel ID="Channel:1" Name="GFP"/>
 <TiffData FirstC="1" IFD="0" PlaneCount="3"><UUID FileName="a.tif">urn:uuid:11111111-1111-1111-1111-111111111111</UUID></TiffData>
 <TiffData FirstC="0" FirstZ="0" IFD="5"/><TiffData FirstZ="1" IFD="4"/><TiffData FirstZ="2" IFD="3"/>
-<Plane TheZ="0" TheC="0" TheT="0" DeltaT="0.5"/></Pixels></Image></OME>"#;
+<Plane TheZ="0" TheC="0" TheT="0" DeltaT="0.5"/></Pixels><ROIRef ID="ROI:0"/></Image>
+<ROI ID="ROI:0"><Union><Point ID="Shape:0" X="0.5" Y="0.5"/></Union></ROI></OME>"#;
 
 #[test]
 fn ome_tiff_round_trips() {
@@ -703,6 +740,8 @@ fn ome_tiff_round_trips() {
         "LensNA=\"1.4\"",
         "Name=\"DAPI &gt;\"",
         "DeltaT=\"0.5\"",
+        "<ROIRef ID=\"ROI:0\"/></Image>",
+        "<Point ID=\"Shape:0\"",
         "Type=\"float\"",
         "cells &amp; nuclei\nrestored &lt;by&gt; mdr</Description>",
     ] {
@@ -717,7 +756,7 @@ fn ome_tiff_round_trips() {
     let back = read_tiff(folder.path("c.tif")).unwrap();
     assert_eq!((back.info.shape.z, back.info.z_step_um), (5, Some(0.065)));
     let xml = back.info.extra.ome_xml.unwrap();
-    assert!(!xml.contains("<Plane") && xml.contains("GFP"), "{xml}");
+    assert!(!xml.contains("<Plane") && !xml.contains("ROI") && xml.contains("GFP"), "{xml}");
     other = Image::zeros(ImageInfo { shape: Shape { c: 1, ..image.info.shape }, ..image.info.clone() });
     write_tiff(folder.path("d.tif"), &other, false).unwrap();
     assert!(!read_tiff(folder.path("d.tif")).unwrap().info.extra.ome_xml.unwrap().contains("<Channel"));
@@ -793,6 +832,42 @@ fn an_unfinished_file_vanishes() {
 
 #[cfg(unix)]
 #[test]
+fn only_regular_files_are_replaced_and_links_stay_links() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let folder = Folder::new();
+    let image = image(Shape::plane(2, 2), PixelType::U8, 0);
+    let socket = folder.path("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    symlink("socket", folder.path("to socket")).unwrap();
+    for name in ["socket", "to socket"] {
+        for force in [false, true] {
+            let error = write_tiff(folder.path(name), &image, force).unwrap_err();
+            assert!(error.to_string().contains("a device, pipe or socket"), "{error}");
+        }
+    }
+    assert!(socket.symlink_metadata().unwrap().file_type().is_socket());
+
+    std::fs::create_dir(folder.path("elsewhere")).unwrap();
+    let target = folder.file("elsewhere/target.tif", b"old");
+    let link = folder.path("link.tif");
+    symlink("elsewhere/target.tif", &link).unwrap();
+    assert!(write_tiff(&link, &image, false).unwrap_err().to_string().contains("exists"));
+    // The temporary file lies beside the target, which may be on another file system than the link.
+    let writer = TiffWriter::create(&link, &image.info, true).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path("elsewhere")).unwrap().count(), 2);
+    drop(writer);
+    assert_eq!(std::fs::read(&target).unwrap(), b"old");
+    write_tiff(&link, &image, true).unwrap();
+    assert!(link.is_symlink() && !target.is_symlink());
+    assert_eq!(read_tiff(&target).unwrap().samples, image.samples);
+    // Of a link that leads nowhere nothing is lost.
+    std::fs::remove_file(&target).unwrap();
+    write_tiff(&link, &image, true).unwrap();
+    assert!(!link.is_symlink());
+}
+
+#[cfg(unix)]
+#[test]
 fn permissions_are_those_of_any_new_file() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
@@ -859,6 +934,18 @@ fn a_header_that_claims_too_much_is_refused_before_allocating() {
             assert!(peak < 1 << 20, "{peak} bytes");
         }
     }
+}
+
+/// A gigabyte of file, most of which takes no place, that may expand to 2^45 pixels.
+#[cfg(unix)]
+#[test]
+fn an_image_that_no_memory_holds_is_an_error() {
+    let folder = Folder::new();
+    let page = Page::plain(1 << 23, 1 << 22, &[0; 100]).with(259, Value::Short(50000));
+    let path = folder.file("a.tif", &build(&[page], false, false));
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
+    let error = read_tiff(&path).unwrap_err();
+    assert!(matches!(error, Error::InvalidOption(_)) && error.to_string().contains("memory"), "{error}");
 }
 
 #[test]

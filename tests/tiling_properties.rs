@@ -3,9 +3,13 @@
 
 mod common;
 
-use common::{Numbers, beads, identity, mean3, mean3_3d, noise, unet, upsample2, with_metadata};
+use common::{Numbers, beads, identity, identity_3d, mean3, mean3_3d, noise, unet, upsample2, with_metadata};
 use mdr::network::{RunOptions, Watch};
-use mdr::{Error, Image, ImageInfo, Model, Normalization, PixelType, RestoreOptions, Shape, Task, restore};
+use mdr::restore::restore_planes;
+use mdr::{
+    Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSource, RestoreOptions, Shape, Task,
+    restore,
+};
 
 fn model(bytes: &[u8]) -> Model {
     Model::from_bytes("test", bytes).expect("a test model loads")
@@ -90,6 +94,40 @@ fn the_number_of_threads_changes_no_bit() {
     for threads in [2, 3, 8] {
         assert!(one.iter().zip(with(threads)).all(|(a, b)| a.to_bits() == b.to_bits()), "{threads} threads");
     }
+}
+
+/// A plane or stack of any size, without a pixel.
+struct Claimed(ImageInfo);
+
+impl PlaneSource for Claimed {
+    fn info(&self) -> &ImageInfo {
+        &self.0
+    }
+
+    fn read_plane(&mut self, _: PlaneIndex, _: &mut [f32]) -> mdr::Result<()> {
+        panic!("refused before the first plane is read");
+    }
+}
+
+/// Neither model needs an overlap, so that tiles could be one pixel small.
+#[test]
+fn an_image_that_no_memory_holds_is_refused_before_its_tiles_are_listed() {
+    let mut nowhere = Image::zeros(ImageInfo::new(Shape::plane(1, 1), PixelType::F32));
+    let mut refusal = |bytes: &[u8], shape, options: &RestoreOptions| {
+        let mut claimed = Claimed(ImageInfo::new(shape, PixelType::U8));
+        let error = restore_planes(&model(bytes), &mut claimed, &mut nowhere, options, &mut |_| true).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption(_)), "{error:?}");
+        error.to_string()
+    };
+    let deep = Shape { z: 1 << 50, ..Shape::plane(1, 1) };
+    for (bytes, shape) in [(identity(), Shape::plane(1, 4_000_000_000)), (identity_3d(), deep)] {
+        let text = refusal(&bytes, shape, &RestoreOptions::default());
+        assert!(text.contains("memory limit 2048 MB: the planes") && text.contains("raise the limit"), "{text}");
+    }
+    // Where memory does not bind, the number of tiles does.
+    let options = RestoreOptions { tile: Some(1), memory_limit_mb: Some(u64::MAX), ..RestoreOptions::default() };
+    let text = refusal(&identity(), Shape::plane(1, 4_000_000_000), &options);
+    assert!(text.contains("more than 1048576 tiles"), "{text}");
 }
 
 #[test]

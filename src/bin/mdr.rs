@@ -4,7 +4,7 @@
 //! concerned; of a panic, too, no more than a line is seen unless `MDR_BACKTRACE` is set.
 
 use clap::{Parser, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::montage::{Panel, montage};
 use mdr::network::Watch;
@@ -362,7 +362,7 @@ impl Restore {
             ));
         }
         let mut sink = TiffWriter::create(output, &info, self.force)?;
-        let bar = self.progress_bar(input);
+        let bar = self.progress_bar(input, info.shape.len());
         let outcome = restore_planes(model, &mut source, &mut sink, &options, &mut |progress: Progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
@@ -374,11 +374,18 @@ impl Restore {
         sink.finish()
     }
 
-    fn progress_bar(&self, input: &Path) -> ProgressBar {
+    /// For a result of so many pixels.
+    fn progress_bar(&self, input: &Path, pixels: usize) -> ProgressBar {
         let hidden = self.quiet || !std::io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let style = ProgressStyle::with_template("{msg} [{bar:32}] {prefix} tiles, {eta} left")
-            .expect("the template is a constant");
+        let rate = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            let part = state.per_sec() / state.len().unwrap_or(1).max(1) as f64;
+            // Text in memory takes every byte.
+            let _ = write!(text, "{:.2}", part * pixels as f64 / 1e6);
+        };
+        let style = ProgressStyle::with_template("{msg} [{bar:32}] {prefix} tiles, {rate} Mpixel/s, {eta} left")
+            .expect("the template is a constant")
+            .with_key("rate", rate);
         let name = input.file_name().unwrap_or_default().display().to_string();
         ProgressBar::with_draw_target(None, target).with_style(style).with_message(name)
     }

@@ -517,22 +517,25 @@ pub unsafe extern "C" fn mdr_sample(
             "pixel_size_um": info.pixel_size_um,
             "z_step_um": info.z_step_um,
         });
+        let mut samples = Vec::new();
         if output_len > 0 {
-            let output = out(output, "output")?;
+            out(output, "output")?;
             if output_len != info.shape.len() {
                 let (expected, found) = (format!("{} samples", info.shape.len()), format!("output_len {output_len}"));
                 return Err(Error::ShapeMismatch { expected, found }.into());
             }
-            for (i, &sample) in sample(task)?.samples.iter().enumerate() {
-                // SAFETY: `output` has `output_len` samples by the caller's promise, as many as the image.
-                unsafe { output.add(i).write(u16::from_f32(sample)) };
-            }
-            if capacity == 0 {
-                return Ok(());
-            }
+            samples = sample(task)?.samples;
         }
-        // SAFETY: the caller keeps the rules for text buffers.
-        unsafe { write_json(&json, buffer, capacity, needed) }
+        // The text first: where it does not fit, nothing is written.
+        if output_len == 0 || capacity > 0 {
+            // SAFETY: the caller keeps the rules for text buffers.
+            unsafe { write_json(&json, buffer, capacity, needed) }?;
+        }
+        for (i, &sample) in samples.iter().enumerate() {
+            // SAFETY: `output` has `output_len` samples by the caller's promise, as many as the image.
+            unsafe { output.add(i).write(u16::from_f32(sample)) };
+        }
+        Ok(())
     })
 }
 

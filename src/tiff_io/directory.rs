@@ -1,9 +1,10 @@
 //! Bytes of a file → directories of tags. Nothing is allocated before it is known that the file is long enough to
 //! hold it, so that a header's lies cost nothing.
 
+use crate::image::zeros;
 use crate::{Error, Result};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Directories with more entries than this are damage: real ones have some twenty.
@@ -81,7 +82,7 @@ impl TiffFile {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
         if metadata.is_dir() {
-            return Err(Error::io(path, std::io::ErrorKind::IsADirectory.into()));
+            return Err(Error::io(path, ErrorKind::IsADirectory.into()));
         }
         let mut file = Self {
             file,
@@ -129,6 +130,11 @@ impl TiffFile {
             .seek(SeekFrom::Start(offset))
             .and_then(|_| self.file.read_exact(bytes))
             .map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// Memory for so many bytes of the file, or that they expand to: a sparse file is long without holding much.
+    pub fn buffer(&self, len: u64) -> Result<Vec<u8>> {
+        zeros(usize::try_from(len).unwrap_or(usize::MAX)).map_err(|_| Error::io(&self.path, ErrorKind::OutOfMemory.into()))
     }
 
     /// Refuses a range that the file is too short for.
@@ -179,7 +185,7 @@ impl TiffFile {
     fn first_bytes(&mut self, entry: &Entry, count: u64) -> Result<Vec<u8>> {
         let len = count.saturating_mul(kind_len(entry.kind));
         self.check_range(entry.offset, len)?;
-        let mut bytes = vec![0; len as usize];
+        let mut bytes = self.buffer(len)?;
         self.read_at(entry.offset, &mut bytes)?;
         Ok(bytes)
     }

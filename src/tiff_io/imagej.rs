@@ -5,7 +5,7 @@
 //! ImageJ reads the planes of its own files as one run of bytes after the first page's offset and ignores the other
 //! directories; `write` therefore keeps the planes contiguous.
 
-use crate::image::ImageJMetadata;
+use crate::image::{Extra, ImageJMetadata};
 use crate::{ImageInfo, PixelType};
 use std::fmt::Write;
 
@@ -66,6 +66,16 @@ impl Description {
     /// Length of the unit in µm.
     pub fn unit_um(&self) -> Option<f64> {
         unit_um(self.get("unit")?)
+    }
+
+    /// Length of the unit along Y in µm.
+    pub fn y_unit_um(&self) -> Option<f64> {
+        unit_um(self.get("yunit").or(self.get("unit"))?)
+    }
+
+    /// The unit along Y, where it is none of length.
+    pub fn other_y_unit(&self) -> Option<&str> {
+        self.get("yunit").filter(|unit| unit_um(unit).is_none())
     }
 
     /// Z step in µm.
@@ -131,6 +141,9 @@ pub(super) fn describe(info: &ImageInfo) -> String {
     if info.pixel_size_um.is_some() || info.z_step_um.is_some() {
         line("unit", &"micron");
     }
+    if let (Some((_, unit)), Some(_)) = (&info.extra.y_unit, info.pixel_size_um) {
+        line("yunit", unit);
+    }
     if let Some(step) = info.z_step_um {
         line("spacing", &step);
     }
@@ -147,6 +160,29 @@ pub(super) fn describe(info: &ImageInfo) -> String {
         }
     }
     text
+}
+
+/// Brings what ImageJ gives in pixels onto a grid that is finer by `scale` along Z, Y and X: the origin of coordinates,
+/// and a resolution in time. Selections and overlays, in a binary form of ImageJ's own, are dropped.
+pub(crate) fn rescale(extra: &mut Extra, scale: [f64; 3]) {
+    if scale == [1.0; 3] {
+        return;
+    }
+    for (key, value) in &mut extra.imagej {
+        let axis = ["zorigin", "yorigin", "xorigin"].iter().position(|origin| key == origin);
+        if let (Some(axis), Ok(origin)) = (axis, value.parse::<f64>()) {
+            *value = (origin * scale[axis]).to_string();
+        }
+    }
+    if let Some((pixels_per_unit, _)) = &mut extra.y_unit {
+        *pixels_per_unit *= scale[1];
+    }
+    extra.imagej_metadata = extra.imagej_metadata.take().and_then(|metadata| {
+        let mut blocks = decode(&metadata)?;
+        blocks.retain(|(kind, _)| kind != b"roi " && kind != b"over");
+        let (counts, data) = encode(&blocks)?;
+        Some(ImageJMetadata { counts, data, big_endian: false })
+    });
 }
 
 /// One block of tag 50839: its type, such as `info` or `labl`, and its bytes, little-endian.

@@ -24,6 +24,7 @@ mod page;
 mod read;
 mod write;
 
+pub(crate) use imagej::rescale;
 pub use read::TiffReader;
 pub use write::TiffWriter;
 

@@ -234,6 +234,12 @@ pub(super) fn rewrite(text: &str, info: &ImageInfo, note: &str) -> Option<String
         edits.push((at..at, data));
     }
 
+    // Regions of interest are given in pixels of the source.
+    if !(kept('Z') && kept('Y') && kept('X')) {
+        let regions = children(root, "ROI").chain(children(image, "ROIRef"));
+        edits.extend(regions.map(|region| (region.range(), String::new())));
+    }
+
     if !note.is_empty() {
         let note = note.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         match child(image, "Description") {

@@ -210,7 +210,7 @@ impl Page {
         let Format { pixel_type, chunk_width, .. } = self.format;
         let row_bytes = self.row_bytes(chunk_width) as usize;
         // `least_file_bytes` was checked: a row of an uncompressed image is not longer than the file.
-        let mut block = vec![0; (BLOCK / row_bytes).max(1) * row_bytes];
+        let mut block = file.buffer(((BLOCK / row_bytes).max(1) * row_bytes) as u64)?;
         let mut rows = rows.peekable();
         while rows.peek().is_some() {
             let group: Vec<_> = rows.by_ref().take(block.len() / row_bytes).collect();
@@ -247,7 +247,7 @@ impl Page {
         let header = one_strip.len();
         one_strip.resize(header + count as usize, 0);
         file.read_at(offset, &mut one_strip[header..])?;
-        let mut bytes = vec![0; expanded as usize];
+        let mut bytes = file.buffer(expanded)?;
         // What the crate may allocate is bounded by the bytes above.
         let unlimited = |decoder: Decoder<_>| decoder.with_limits(Limits::unlimited());
         Decoder::new(std::io::Cursor::new(one_strip))

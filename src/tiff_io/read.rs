@@ -83,9 +83,16 @@ impl TiffReader {
         };
 
         if metadata.pixel_size_um.is_none() {
-            let unit = imagej_description.as_ref().map(imagej::Description::unit_um);
+            let imagej = imagej_description.as_ref();
+            let (unit, y_unit) = (imagej.map(imagej::Description::unit_um), imagej.map(imagej::Description::y_unit_um));
             metadata.pixel_size_um = resolution(&mut file, &directory, tag::X_RESOLUTION, unit)?;
-            metadata.pixel_size_y_um = resolution(&mut file, &directory, tag::Y_RESOLUTION, unit)?;
+            match imagej.and_then(imagej::Description::other_y_unit) {
+                Some(other) => {
+                    let pixels_per_unit = file.rational(&directory, tag::Y_RESOLUTION).unwrap_or(1.0);
+                    metadata.extra.y_unit = Some((pixels_per_unit, other.to_owned()));
+                }
+                None => metadata.pixel_size_y_um = resolution(&mut file, &directory, tag::Y_RESOLUTION, y_unit)?,
+            }
         }
         if let Some(description) = imagej_description {
             metadata.extra.imagej = description.carried();
@@ -247,12 +254,14 @@ fn described_stack(
     description: &str,
     imagej: Option<&imagej::Description>,
 ) -> Result<(Stack, Option<u64>)> {
-    let shape = shape_description(description, &first.format).filter(|_| imagej.is_none());
+    let mut planes = walk.kept.len();
+    // tifffile describes what one call has written: a single page says nothing of those that other calls added.
+    let says = |dims: &Vec<_>| imagej.is_none() && (planes == 1 || product(dims) > 1);
+    let shape = shape_description(description, &first.format).filter(says);
     let promised = match imagej {
         Some(imagej) => imagej.images(),
         None => shape.as_deref().map(product),
     };
-    let mut planes = walk.kept.len();
     let mut contiguous = None;
     if let Some(promised) = promised.filter(|&promised| promised > 1 && planes == 1) {
         let Some(offset) = first.contiguous_offset() else {

@@ -41,10 +41,10 @@ pub struct TiffWriter {
 impl TiffWriter {
     /// Starts a file. `info.pixel_type` is the type written; integers are rounded half away from zero and clamped, NaN
     /// becomes 0. Where `info.extra` has OME-XML the file gets it, brought up to date, and else ImageJ's description.
-    /// `force` replaces a file that is there.
+    /// `force` replaces a file that is there; of a link, the file that it leads to.
     ///
     /// # Errors
-    /// [`Error::Io`] where `path` exists and `force` is not set, or the folder cannot be written;
+    /// [`Error::Io`] where `path` exists and `force` is not set or it is no file, or the folder cannot be written;
     /// [`Error::InvalidOption`] where the image has no samples or is too large for a TIFF.
     pub fn create(path: &Path, info: &ImageInfo, force: bool) -> Result<Self> {
         Self::create_limited(path, info, force, u32::MAX.into())
@@ -52,11 +52,15 @@ impl TiffWriter {
 
     /// As `create`; files of more than `limit` bytes become BigTIFF.
     fn create_limited(path: &Path, info: &ImageInfo, force: bool, limit: u64) -> Result<Self> {
-        if !force && path.symlink_metadata().is_ok() {
-            return Err(exists(path));
-        }
         if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return Err(Error::io(path, ErrorKind::IsADirectory.into()));
+        }
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            let message = "a device, pipe or socket, which a file must not replace; choose another name";
+            return Err(Error::io(path, io::Error::new(ErrorKind::InvalidInput, message)));
+        }
+        if !force && path.symlink_metadata().is_ok() {
+            return Err(exists(path));
         }
         let shape = info.shape;
         let side = |side: usize| u32::try_from(side).ok().filter(|&side| side > 0);
@@ -66,7 +70,9 @@ impl TiffWriter {
         let Some(bytes) = valid else {
             return Err(Error::InvalidOption(format!("an image of {shape:?} cannot be a TIFF")));
         };
-        let path = path.to_owned();
+        // A link stays one, unless it leads nowhere.
+        let target = if path.is_symlink() { path.canonicalize().ok() } else { None };
+        let path = target.unwrap_or_else(|| path.to_owned());
         let file = temporary_file(&path)?;
         let mut writer = Self {
             file: BufWriter::new(file),
@@ -178,7 +184,9 @@ impl TiffWriter {
         // ImageJ's description has the unit; OME's readers, and ImageJ with such a file, go by the tag.
         let (unit_um, unit) = if info.extra.ome_xml.is_some() { (1e4, 3) } else { (1.0, 1) };
         let resolution = |size: Option<f64>| size.and_then(|size| ratio(unit_um / size));
-        if let (Some(x), Some(y)) = (resolution(info.pixel_size_um), resolution(info.pixel_height_um())) {
+        let y = info.extra.y_unit.as_ref().map(|&(pixels_per_unit, _)| ratio(pixels_per_unit));
+        let y = y.unwrap_or_else(|| resolution(info.pixel_height_um()));
+        if let (Some(x), Some(y)) = (resolution(info.pixel_size_um), y) {
             entries.extend([
                 (tag::X_RESOLUTION, Value::Rational(x)),
                 (tag::Y_RESOLUTION, Value::Rational(y)),

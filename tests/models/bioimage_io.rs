@@ -117,6 +117,21 @@ fn fixed_scaling() {
 }
 
 #[test]
+fn statistics_are_of_the_whole_stack() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("weights.onnx"), identity_3d()).unwrap();
+    let load = |statistics: &str| {
+        let old = OLD.replace("bcyx", "bczyx").replace("[1, 1, 32, 32]", "[1, 1, 8, 32, 32]");
+        let old = old.replace("[0, 0, 4, 4]", "[0, 0, 1, 4, 4]").replace("axes: yx}", &format!("axes: {statistics}}}"));
+        std::fs::write(folder.path().join("rdf.yaml"), old).unwrap();
+        Model::load(folder.path())
+    };
+    assert_eq!(load("zyx").unwrap().facts().normalization, Normalization::MeanStd);
+    let error = load("yx").unwrap_err().to_string();
+    assert!(error.contains("takes statistics over [\"y\", \"x\"] instead of the whole image"), "{error}");
+}
+
+#[test]
 fn refusals_name_what_is_wrong() {
     for (from, to, expected) in [
         ("id: scale_range", "id: binarize", "preprocessing binarize"),
@@ -143,6 +158,11 @@ fn refusals_name_what_is_wrong() {
             "- {type: space, id: y, size: {min: 16, step: 8}}",
             "- {type: space, id: z}\n      - {type: space, id: y}",
             "bczyx",
+        ),
+        (
+            "id: y, size: {min: 16, step: 8}}\n      - {type: space, id: x,",
+            "id: yx,",
+            "an axis of type \"space\", id \"yx\" is unknown",
         ),
         ("step: 8", "step: 100000", "100000"),
         ("inputs:", "inputs: [", "YAML"),

@@ -127,8 +127,8 @@ impl Direct {
 
     /// Input columns from the first of a row to the last that is read for so many results, rounded up to whole tiles.
     pub(super) fn reach(&self, isa: Isa, count: usize) -> isize {
-        let pixels = isa.register_tile().0.min(MOST_PIXELS);
-        self.window.end(1, count.next_multiple_of(pixels.max(GATHERED)).max(1) - 1)
+        let pixels = if self.gathered { GATHERED } else { isa.register_tile().0.min(MOST_PIXELS) };
+        self.window.end(1, count.next_multiple_of(pixels).max(1) - 1)
     }
 
     /// Computes results of the row `y` of windows, with windows `range` along X.

@@ -5,7 +5,7 @@ use super::direct::{Direct, Window, lanes_of};
 use super::program::{Arena, Layout, Manner, Op, Program, Step, Tensor};
 use super::simd::Isa;
 use super::transform::Method;
-use super::view::Activation;
+use super::view::{Activation, View};
 use super::winograd::Winograd;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -317,6 +317,90 @@ fn direct_convolutions_agree_with_the_definition() {
             let case = Case { op: Op::Direct(direct, after), sources, outputs, isa };
             let found = case.run(&inputs, size, 1 + round % 3);
             assert_close(&what, &found, &expected, all * kernel[0] * kernel[1], 2e-7);
+        }
+    }
+}
+
+/// Memory that lies before a page which nobody may read.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+struct Guarded {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+impl Guarded {
+    const PAGE: usize = 1 << 16;
+
+    fn new(samples: usize) -> Self {
+        let len = (4 * samples).next_multiple_of(Self::PAGE) + Self::PAGE;
+        // SAFETY: new memory, of which the last page is closed before anybody knows of it.
+        unsafe {
+            let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let start = libc::mmap(std::ptr::null_mut(), len, access, kind, -1, 0);
+            assert!(start != libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(start.wrapping_byte_add(len - Self::PAGE), Self::PAGE, libc::PROT_NONE), 0);
+            Self { start, len }
+        }
+    }
+
+    /// Behind the last sample.
+    fn end(&self) -> *mut f32 {
+        self.start.wrapping_byte_add(self.len - Self::PAGE).cast()
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // SAFETY: what `new` has mapped.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}
+
+/// Behind the margin that `reach` asks for there is nothing: a kernel that reads on ends the test program.
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn direct_kernels_keep_to_their_margins() {
+    use super::direct::Pixels;
+    use super::simd;
+    for isa in isas() {
+        for (inputs, outputs) in [(3, 20), (8, 20), (16, 2), (40, 40)] {
+            for (width, stride, dilation) in [(1, 1, 1), (3, 1, 2), (4, 3, 1)] {
+                let window =
+                    Window { kernel: [1, width], stride: [1, stride], dilation: [1, dilation], before: [0, 1] };
+                let weights = vec![1.0; inputs * outputs * width];
+                let direct = Direct::new(isa, window, &[inputs], &weights, &vec![0.0; outputs]);
+                let view = |end: *mut f32, channels: usize, columns: usize| {
+                    let lanes = lanes_of(isa, channels);
+                    let (blocks, block_stride) = (channels.div_ceil(lanes), columns * lanes);
+                    let base = end.wrapping_sub(blocks * block_stride);
+                    View { base, slots: 1, size: [1, columns], channels, lanes, row_stride: 0, block_stride }
+                };
+                for count in 1..=100 {
+                    // One column of margin before the row.
+                    let columns = 1 + direct.reach(isa, count) as usize;
+                    let (memory, result) = (Guarded::new((inputs + 16) * columns), Guarded::new((outputs + 16) * count));
+                    let mut from = view(memory.end(), inputs, columns);
+                    from.base = from.base.wrapping_add(from.lanes);
+                    let to = view(result.end(), outputs, count);
+                    let pixels = Pixels { row: 0, first: 0, step: 1, count };
+                    // SAFETY: all that the views promise is there.
+                    unsafe {
+                        match isa {
+                            Isa::Portable => {
+                                direct.compute::<simd::Portable>(&[from], &to, std::ptr::null(), 0, 0, pixels)
+                            }
+                            #[cfg(target_arch = "aarch64")]
+                            Isa::Neon => direct.compute::<simd::Neon>(&[from], &to, std::ptr::null(), 0, 0, pixels),
+                            #[cfg(target_arch = "x86_64")]
+                            Isa::Avx2 => direct.compute::<simd::Avx2>(&[from], &to, std::ptr::null(), 0, 0, pixels),
+                            #[cfg(target_arch = "x86_64")]
+                            Isa::Avx512 => direct.compute::<simd::Avx512>(&[from], &to, std::ptr::null(), 0, 0, pixels),
+                        }
+                    }
+                }
+            }
         }
     }
 }
