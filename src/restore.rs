@@ -17,10 +17,12 @@ use crate::network::{RunOptions, Watch};
 use crate::normalize::Fitted;
 use crate::tiling::{AxisTiling, Constraint, reflect};
 use crate::{
-    Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape, tiff_io,
+    Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape,
+    tiff_io,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -248,12 +250,12 @@ pub(crate) fn fit(
         return Ok(fitted.clone());
     }
     let normalization = options.normalization.unwrap_or(model.facts().normalization);
-    channels(source.info(), options).into_iter().map(|channel| normalization.fit(source, channel, go_on)).collect()
+    channels(source.info(), options).map(|channel| normalization.fit(source, channel, go_on)).collect()
 }
 
 /// Channels of the source that are restored.
-fn channels(input: &ImageInfo, options: &RestoreOptions) -> Vec<usize> {
-    options.channel.map_or((0..input.shape.c).collect(), |channel| vec![channel])
+fn channels(input: &ImageInfo, options: &RestoreOptions) -> Range<usize> {
+    options.channel.map_or(0..input.shape.c, |channel| channel..channel + 1)
 }
 
 /// Restores plane by plane with normalisations that are fitted already.
@@ -361,7 +363,7 @@ struct Plan {
     /// How each of them is run.
     run: RunOptions,
     /// Channels of the source to be restored.
-    channels: Vec<usize>,
+    channels: Range<usize>,
     /// Channels the network takes at once.
     together: usize,
     volumetric: bool,
@@ -676,10 +678,10 @@ impl Iterator for Units<'_> {
         let Plan { shape, channels, together, volumetric, .. } = self.plan;
         let t = unit / (z * groups);
         Some(if *volumetric {
-            channels.iter().flat_map(|&c| (0..shape.z).map(move |z| PlaneIndex { t, c, z })).collect()
+            channels.clone().flat_map(|c| (0..shape.z).map(move |z| PlaneIndex { t, c, z })).collect()
         } else {
             let (z, group) = (unit / groups % z, unit % groups);
-            channels[group * together..(group + 1) * together].iter().map(|&c| PlaneIndex { t, c, z }).collect()
+            channels.clone().skip(group * together).take(*together).map(|c| PlaneIndex { t, c, z }).collect()
         })
     }
 }
@@ -721,7 +723,7 @@ impl Unit {
 impl Plan {
     /// Which of the fitted normalisations belongs to a plane.
     fn fitted(&self, plane: PlaneIndex) -> usize {
-        self.channels.iter().position(|&channel| channel == plane.c).expect("units hold chosen channels only")
+        plane.c - self.channels.start
     }
 }
 
@@ -805,9 +807,7 @@ impl Open {
             .map(|(i, samples)| {
                 let input = self.unit.planes[i / sz];
                 fitted[plan.fitted(input)].undo(samples);
-                let first = plan.channels[0];
-                let c = if plan.channels.len() == plan.shape.c { input.c } else { input.c - first };
-                (PlaneIndex { t: input.t, c, z: input.z * sz + i % sz }, samples)
+                (PlaneIndex { t: input.t, c: input.c - plan.channels.start, z: input.z * sz + i % sz }, samples)
             })
             .collect();
         for &(at, value) in &self.unit.not_finite {

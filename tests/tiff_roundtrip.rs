@@ -517,7 +517,8 @@ fn calibration_is_read_in_any_unit() {
 fn imagej_has_another_unit_along_y() {
     let folder = Folder::new();
     let read = |text: &str| {
-        let page = Page::plain(1, 1, &[1]).text(text).with(282, Value::Rational(4, 1)).with(283, Value::Rational(500, 1));
+        let page =
+            Page::plain(1, 1, &[1]).text(text).with(282, Value::Rational(4, 1)).with(283, Value::Rational(500, 1));
         read_bytes(&build(&[page], false, false)).unwrap()
     };
     let info = read("ImageJ=1.53t\nunit=micron\nyunit=nm\n").info;

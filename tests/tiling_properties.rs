@@ -96,8 +96,8 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// A plane or stack of any size, without a pixel.
-struct Claimed(ImageInfo);
+/// A plane or stack of any size, without a pixel; what it says when it is read.
+struct Claimed(ImageInfo, fn() -> Error);
 
 impl PlaneSource for Claimed {
     fn info(&self) -> &ImageInfo {
@@ -105,8 +105,19 @@ impl PlaneSource for Claimed {
     }
 
     fn read_plane(&mut self, _: PlaneIndex, _: &mut [f32]) -> mdr::Result<()> {
-        panic!("refused before the first plane is read");
+        Err(self.1())
     }
+}
+
+/// They are counted, not listed.
+#[test]
+fn of_absurdly_many_channels_the_first_is_read() {
+    let mut claimed =
+        Claimed(ImageInfo::new(Shape { c: 1 << 50, ..Shape::plane(1, 1) }, PixelType::U8), || Error::Cancelled);
+    let mut nowhere = Image::zeros(ImageInfo::new(Shape::plane(1, 1), PixelType::F32));
+    let run =
+        restore_planes(&model(&identity()), &mut claimed, &mut nowhere, &RestoreOptions::default(), &mut |_| true);
+    assert!(matches!(run, Err(Error::Cancelled)), "{run:?}");
 }
 
 /// Neither model needs an overlap, so that tiles could be one pixel small.
@@ -114,7 +125,8 @@ impl PlaneSource for Claimed {
 fn an_image_that_no_memory_holds_is_refused_before_its_tiles_are_listed() {
     let mut nowhere = Image::zeros(ImageInfo::new(Shape::plane(1, 1), PixelType::F32));
     let mut refusal = |bytes: &[u8], shape, options: &RestoreOptions| {
-        let mut claimed = Claimed(ImageInfo::new(shape, PixelType::U8));
+        let unread = || panic!("refused before the first plane is read");
+        let mut claimed = Claimed(ImageInfo::new(shape, PixelType::U8), unread);
         let error = restore_planes(&model(bytes), &mut claimed, &mut nowhere, options, &mut |_| true).unwrap_err();
         assert!(matches!(error, Error::InvalidOption(_)), "{error:?}");
         error.to_string()

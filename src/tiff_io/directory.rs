@@ -134,7 +134,8 @@ impl TiffFile {
 
     /// Memory for so many bytes of the file, or that they expand to: a sparse file is long without holding much.
     pub fn buffer(&self, len: u64) -> Result<Vec<u8>> {
-        zeros(usize::try_from(len).unwrap_or(usize::MAX)).map_err(|_| Error::io(&self.path, ErrorKind::OutOfMemory.into()))
+        zeros(usize::try_from(len).unwrap_or(usize::MAX))
+            .map_err(|_| Error::io(&self.path, ErrorKind::OutOfMemory.into()))
     }
 
     /// Refuses a range that the file is too short for.

@@ -380,7 +380,8 @@ fn direct_kernels_keep_to_their_margins() {
                 for count in 1..=100 {
                     // One column of margin before the row.
                     let columns = 1 + direct.reach(isa, count) as usize;
-                    let (memory, result) = (Guarded::new((inputs + 16) * columns), Guarded::new((outputs + 16) * count));
+                    let (memory, result) =
+                        (Guarded::new((inputs + 16) * columns), Guarded::new((outputs + 16) * count));
                     let mut from = view(memory.end(), inputs, columns);
                     from.base = from.base.wrapping_add(from.lanes);
                     let to = view(result.end(), outputs, count);
