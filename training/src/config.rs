@@ -217,14 +217,17 @@ impl Default for Patches {
     }
 }
 
-/// Noise over clean images. A range `[a, b]` is drawn from uniformly, where nothing else is said, once per window.
+/// Noise over clean images. A range `[a, b]` is drawn from uniformly, where nothing else is said, once per window. In a
+/// config file, `like = "FILE"` names another config, relative to that file (`{task}` in it is replaced), whose `[simulate]`
+/// holds where this one says nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Simulate {
-    /// Part of the patches that is simulated; the others come from real pairs.
+    /// Part of the patches that is simulated; the others come from real pairs, whose references are degraded as clean
+    /// images are.
     pub fraction: f64,
-    /// Whether optics and camera are measured on the training pairs, whose references are then degraded as clean images
-    /// are. What was found replaces the ranges below, in the run folder's config too. Nothing where nothing is simulated.
+    /// Whether optics and camera are measured on the training pairs. What was found replaces the ranges below, in the run
+    /// folder's config too. Nothing where nothing is simulated.
     pub calibrate: bool,
     /// Of the simulated windows, the part that shows phantoms instead of clean images.
     pub phantoms: f64,
@@ -591,16 +594,21 @@ impl Config {
     /// # Errors
     /// Where the file cannot be read or parsed, and as [`Config::check`].
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("config {}", path.display()))?;
-        Self::parse(&text, overrides).with_context(|| format!("config {}", path.display()))
+        let context = || format!("config {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(context)?;
+        Self::resolved(&text, overrides, path.parent().unwrap_or(Path::new(""))).with_context(context)
     }
 
-    /// As [`Config::load`], from text.
+    /// As [`Config::load`], from text; other configs that it names are relative to the working directory.
     ///
     /// # Errors
     /// Where it is not TOML, lacks a value or has an unknown one, and as [`Config::check`].
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
-        let mut config = Self::written(text, overrides)?;
+        Self::resolved(text, overrides, Path::new(""))
+    }
+
+    fn resolved(text: &str, overrides: &[String], folder: &Path) -> Result<Self> {
+        let mut config = Self::written(text, overrides, folder)?;
         if let Some(base) = &config.base {
             config.net = crate::base::read(base)?.net;
         }
@@ -614,13 +622,14 @@ impl Config {
     /// As [`Config::load`].
     pub fn of_run(path: &Path) -> Result<Self> {
         let context = || format!("config {}", path.display());
-        let config = Self::written(&std::fs::read_to_string(path).with_context(context)?, &[]).with_context(context)?;
+        let text = std::fs::read_to_string(path).with_context(context)?;
+        let config = Self::written(&text, &[], Path::new("")).with_context(context)?;
         config.check().with_context(context)?;
         Ok(config)
     }
 
-    /// As the text has it, with these changes.
-    fn written(text: &str, overrides: &[String]) -> Result<Self> {
+    /// As the text has it, with these changes; `simulate.like` is relative to `folder`.
+    fn written(text: &str, overrides: &[String], folder: &Path) -> Result<Self> {
         let mut table: toml::Table = toml::from_str(text)?;
         for entry in overrides {
             let (key, value) = entry.split_once('=').with_context(|| format!("--set {entry}: expected KEY=VALUE"))?;
@@ -636,6 +645,21 @@ impl Config {
                 target = inner.as_table_mut().with_context(|| format!("--set {entry}: {parent} is not a table"))?;
             }
             target.insert(last.to_owned(), value);
+        }
+        let own = table.get_mut("simulate").and_then(toml::Value::as_table_mut);
+        if let Some(like) = own.and_then(|own| own.remove("like")) {
+            let like = like.as_str().context("simulate.like: expected the name of a config")?;
+            let tasks =
+                table.get("task").map(|tasks| tasks.as_array().map_or(std::slice::from_ref(tasks), Vec::as_slice));
+            let task = tasks.and_then(|tasks| tasks.first()?.as_str()).unwrap_or_default();
+            let path = folder.join(like.replace("{task}", task));
+            let context = || format!("simulate.like: {}", path.display());
+            let other: toml::Table =
+                toml::from_str(&std::fs::read_to_string(&path).with_context(context)?).with_context(context)?;
+            let other = other.get("simulate").and_then(toml::Value::as_table).cloned();
+            let mut simulate = other.with_context(|| format!("{}: has no [simulate]", context()))?;
+            simulate.extend(table.remove("simulate").and_then(|own| own.as_table().cloned()).unwrap_or_default());
+            table.insert("simulate".into(), simulate.into());
         }
         Ok(table.try_into()?)
     }

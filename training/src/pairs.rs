@@ -303,7 +303,7 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
                     input.info.shape,
                     reference.info.shape
                 );
-                if calibrate && split == Split::Train {
+                if fraction > 0.0 && split == Split::Train {
                     let mut clean = reference.clone();
                     unit_scale(&mut clean.samples).with_context(|| name.clone())?;
                     images.clean.extend(planes(&clean).into_iter().enumerate().map(single));

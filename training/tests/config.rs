@@ -2,7 +2,8 @@
 
 mod common;
 
-use mdr_train::config::{Config, Precision};
+use mdr_train::config::{Config, Precision, Simulate};
+use std::path::{Path, PathBuf};
 
 #[test]
 fn mistakes_are_named() {
@@ -57,23 +58,46 @@ fn what_would_be_ignored_or_cannot_work_together_is_named() {
 
 #[test]
 fn shipped_configs_are_right_and_survive_the_run_folder() {
-    for text in [
-        include_str!("../configs/smoke.toml"),
-        include_str!("../configs/care-denoise.toml"),
-        include_str!("../configs/denoise.toml"),
-        include_str!("../configs/axial.toml"),
-        include_str!("../configs/cgan.toml"),
-        include_str!("../configs/ten-pairs.toml"),
-        include_str!("../configs/cin-gan.toml"),
-        include_str!("../configs/super-resolve.toml"),
-        include_str!("../configs/deblur-gan.toml"),
-        include_str!("../configs/cycle-gan-denoise.toml"),
-        include_str!("../configs/cycle-gan-axial.toml"),
-        include_str!("../configs/cycle-gan-super-resolve.toml"),
+    for name in [
+        "smoke",
+        "care-denoise",
+        "denoise",
+        "axial",
+        "cgan",
+        "ten-pairs",
+        "cin-gan",
+        "super-resolve",
+        "deblur-gan",
+        "cycle-gan-denoise",
+        "cycle-gan-axial",
+        "cycle-gan-super-resolve",
     ] {
-        let config = Config::parse(text, &[]).unwrap();
+        let config = Config::load(&shipped(name), &[]).unwrap();
         assert_eq!(Config::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
     }
+}
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name).with_extension("toml")
+}
+
+#[test]
+fn a_simulation_may_be_like_that_of_another_config() {
+    let of = |name: &str, changes: &[&str]| {
+        let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+        Config::load(&shipped(name), &changes).map(|config| config.simulate.unwrap())
+    };
+    for task in ["denoise", "axial", "super-resolve"] {
+        for task_set in [format!("task={task}"), format!("task=[{task:?}]")] {
+            let found = of("ten-pairs", &[&task_set]).unwrap();
+            let other = of(task, &[]).unwrap();
+            let expected = Simulate { fraction: 0.5, weight_by_range: 0.0, validation_windows: 0, ..other };
+            assert_eq!(found, expected, "what the config says itself goes first");
+        }
+    }
+    let error = |like: &str| format!("{:#}", of("ten-pairs", &[&format!("simulate.like={like}")]).unwrap_err());
+    assert!(error("missing.toml").contains("configs/missing.toml"), "{}", error("missing.toml"));
+    assert!(error("cgan.toml").contains("has no [simulate]"), "{}", error("cgan.toml"));
 }
 
 #[test]
