@@ -646,21 +646,7 @@ impl Config {
             }
             target.insert(last.to_owned(), value);
         }
-        let own = table.get_mut("simulate").and_then(toml::Value::as_table_mut);
-        if let Some(like) = own.and_then(|own| own.remove("like")) {
-            let like = like.as_str().context("simulate.like: expected the name of a config")?;
-            let tasks =
-                table.get("task").map(|tasks| tasks.as_array().map_or(std::slice::from_ref(tasks), Vec::as_slice));
-            let task = tasks.and_then(|tasks| tasks.first()?.as_str()).unwrap_or_default();
-            let path = folder.join(like.replace("{task}", task));
-            let context = || format!("simulate.like: {}", path.display());
-            let other: toml::Table =
-                toml::from_str(&std::fs::read_to_string(&path).with_context(context)?).with_context(context)?;
-            let other = other.get("simulate").and_then(toml::Value::as_table).cloned();
-            let mut simulate = other.with_context(|| format!("{}: has no [simulate]", context()))?;
-            simulate.extend(table.remove("simulate").and_then(|own| own.as_table().cloned()).unwrap_or_default());
-            table.insert("simulate".into(), simulate.into());
-        }
+        fill_simulation(&mut table, folder)?;
         Ok(table.try_into()?)
     }
 
@@ -790,6 +776,27 @@ impl Config {
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
     }
+}
+
+/// Where a config's `[simulate]` is to be like that of another one (`simulate.like`), takes from it what is not there.
+fn fill_simulation(config: &mut toml::Table, folder: &Path) -> Result<()> {
+    let task = match config.get("task") {
+        Some(toml::Value::Array(tasks)) => tasks.first().and_then(toml::Value::as_str),
+        task => task.and_then(toml::Value::as_str),
+    };
+    let task = task.unwrap_or_default().to_owned();
+    let Some(own) = config.get_mut("simulate").and_then(toml::Value::as_table_mut) else { return Ok(()) };
+    let Some(like) = own.remove("like") else { return Ok(()) };
+    let like = like.as_str().context("simulate.like: expected the name of a config")?;
+    let path = folder.join(like.replace("{task}", &task));
+    let context = || format!("simulate.like: {}", path.display());
+    let text = std::fs::read_to_string(&path).with_context(context)?;
+    let other: toml::Table = toml::from_str(&text).with_context(context)?;
+    let other = other.get("simulate").and_then(toml::Value::as_table);
+    for (key, value) in other.with_context(|| format!("{}: has no [simulate]", context()))? {
+        own.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    Ok(())
 }
 
 impl Gan {
