@@ -7,6 +7,8 @@
 mod direct;
 #[path = "../../src/network/conv/program.rs"]
 mod program;
+#[path = "../../src/network/conv/samples.rs"]
+mod samples;
 #[path = "../../src/network/conv/simd.rs"]
 mod simd;
 #[path = "../../src/network/conv/team.rs"]

@@ -7,6 +7,7 @@
 //!
 //! A transposed convolution of stride s is s² ordinary ones, each of which makes every s-th pixel of every s-th row.
 
+use super::samples::Samples;
 use super::simd::{Isa, VECTORS, Vector};
 use super::view::{Activation, View};
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub(super) struct Direct {
     gathered: bool,
     /// Spread: [group of up to `VECTORS` vectors of outputs][row][source and its channel][column][output];
     /// gathered: [output][row][source and its block of channels][column][lane]; plain: as gathered, one lane.
-    weights: Arc<[f32]>,
+    weights: Arc<Samples>,
     bias: Vec<f32>,
     pub activation: Activation,
 }
@@ -122,7 +123,8 @@ impl Direct {
             }
         }
         let inputs = inputs.to_vec();
-        Self { window, inputs, outputs, gathered, weights: packed.into(), bias, activation: Activation::None }
+        let weights = Arc::new(packed.as_slice().into());
+        Self { window, inputs, outputs, gathered, weights, bias, activation: Activation::None }
     }
 
     /// Input columns from the first of a row to the last that is read for so many results, rounded up to whole tiles.

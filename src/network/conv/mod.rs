@@ -23,6 +23,7 @@ mod build;
 mod convolutions;
 mod direct;
 mod program;
+mod samples;
 mod simd;
 mod team;
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use super::Watch;
 use super::direct::{Direct, Pixels};
+use super::samples::Samples;
 use super::simd::{self, Isa, Vector};
 use super::team::Team;
 use super::view::{self, Activation, View};
@@ -382,7 +383,7 @@ impl Step {
 /// Memory of one run at a time.
 #[derive(Default)]
 pub(super) struct Arena {
-    samples: Vec<f32>,
+    samples: Samples,
     threads: usize,
     /// Those of the last run: where another layout has its zeros there are samples of this one's.
     places: Vec<Place>,
@@ -439,16 +440,15 @@ impl Program {
             step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads)
         });
         let threads = threads.clamp(1, items.map(|[rows, pieces]| rows * pieces).max().unwrap_or(1));
-        let needed = layout.samples + threads * layout.scratch + 16;
+        let needed = layout.samples + threads * layout.scratch;
         if arena.samples.len() < needed || arena.threads < threads {
-            arena.samples = vec![0.0; needed];
+            arena.samples = Samples::zeros(needed);
             arena.threads = threads;
         } else if arena.places != layout.places {
-            arena.samples.fill(0.0);
+            arena.samples.clear();
         }
         arena.places.clone_from(&layout.places);
-        let aligned = arena.samples.as_ptr().align_offset(64).min(16);
-        let base = arena.samples.as_mut_ptr().wrapping_add(aligned);
+        let base = arena.samples.as_mut_ptr();
         arena.views.clear();
         for (tensor, place) in self.tensors.iter().zip(&layout.places) {
             arena.views.push(View {

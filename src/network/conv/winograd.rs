@@ -19,6 +19,7 @@
 #![expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
 
 use super::direct::Window;
+use super::samples::Samples;
 use super::simd::{Isa, VECTORS, Vector};
 use super::transform::{Factors, MINUS_A, MOST_SIDE, Method};
 use super::view::{Activation, View};
@@ -43,7 +44,7 @@ pub(super) struct Winograd {
     parts: Vec<(usize, bool)>,
     /// [position][group of up to `VECTORS` vectors of outputs][input channel][output]; inputs by source, sort and
     /// channel, outputs by sort and channel, of each sort whole vectors.
-    weights: Arc<[f32]>,
+    weights: Arc<Samples>,
     bias: Vec<f32>,
     pub activation: Activation,
     lanes: usize,
@@ -178,7 +179,7 @@ impl Winograd {
                 }
             }
         }
-        self.weights = packed.into();
+        self.weights = Arc::new(packed.as_slice().into());
         let blocks = self.input_blocks() + self.padded() / self.lanes;
         let few = if self.weights.len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
         // Whole register tiles.
