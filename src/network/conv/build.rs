@@ -7,6 +7,7 @@ use super::direct::lanes_of;
 use super::program::{Op, Program, Step, Tensor};
 use super::simd::Isa;
 use super::view::{self, Activation};
+use super::winograd::Winograd;
 use std::collections::HashMap;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::array::{Pad, PadMode, TypedConcat};
@@ -19,6 +20,8 @@ use tract_onnx::tract_core::ops::nn::{DataFormat, LeakyRelu, Sigmoid};
 
 /// Longest side of a kernel, stride and dilation, and most padding.
 const MAX_SIDE: usize = 64;
+/// Samples of weights that a last cache of 16 MB keeps.
+const CACHED_WEIGHTS: usize = 4 << 20;
 /// Most planes of a stack: each has steps of its own.
 const MAX_PLANES: usize = 1024;
 
@@ -160,7 +163,22 @@ impl Builder {
             let planes = value.into_iter().map(|plane| self.output(plane)).collect();
             self.program.outputs.push(planes);
         }
+        self.spare_weights();
         Ok(Some(self))
+    }
+
+    /// Weights of which no cache can keep all are read as seldom as can be.
+    fn spare_weights(&mut self) {
+        let mut convolutions: Vec<&mut Winograd> = vec![];
+        for step in &mut self.program.steps {
+            if let Op::Winograd(winograd, _) = &mut step.op {
+                convolutions.push(winograd);
+            }
+        }
+        let each: HashMap<*const f32, usize> = convolutions.iter().map(|winograd| winograd.weights()).collect();
+        if each.values().sum::<usize>() > CACHED_WEIGHTS {
+            convolutions.into_iter().for_each(Winograd::spare_weights);
+        }
     }
 
     /// Makes a plane one of an output.

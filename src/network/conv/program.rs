@@ -96,8 +96,8 @@ impl Op {
     }
 
     /// Rows that are made when the first `rows` are wanted.
-    fn whole_rows(&self, rows: usize) -> usize {
-        if let Self::Winograd(winograd, _) = self { winograd.whole_rows(rows) } else { rows }
+    fn whole_rows(&self, rows: usize, columns: usize) -> usize {
+        if let Self::Winograd(winograd, _) = self { winograd.whole_rows(rows, columns) } else { rows }
     }
 
     /// Rows of source `index` (of `height`) that result rows `rows` (not empty) need.
@@ -171,10 +171,7 @@ impl Op {
     /// each in so many pieces.
     fn items(&self, rows: Range<usize>, columns: usize, threads: usize) -> [usize; 2] {
         match self {
-            Self::Winograd(winograd, _) => {
-                let rows = winograd.tiles(0, rows).len();
-                [rows, winograd.runs(columns, rows, threads)]
-            }
+            Self::Winograd(winograd, _) => winograd.items(rows, columns, threads),
             _ => {
                 let pieces = columns.div_ceil(MOST_COLUMNS).next_multiple_of(threads);
                 // None of them is empty.
@@ -271,8 +268,7 @@ impl Layout {
                 margins[source] = [0, 1].map(|side| needed[side].max(margins[source][side]));
             }
         }
-        let heights: Vec<usize> = sizes.iter().map(|size| size[0]).collect();
-        let (tasks, slots) = schedule(program, &heights);
+        let (tasks, slots) = schedule(program, &sizes);
         let mut places = Vec::with_capacity(count);
         let mut samples = 0_usize;
         for (index, tensor) in program.tensors.iter().enumerate() {
@@ -320,7 +316,8 @@ impl Layout {
 }
 
 /// In which order rows are made, and how many rows of each tensor are there at most.
-fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
+fn schedule(program: &Program, sizes: &[[usize; 2]]) -> (Vec<Task>, Vec<usize>) {
+    let heights: Vec<usize> = sizes.iter().map(|size| size[0]).collect();
     let (mut tasks, mut slots) = (vec![], vec![0; heights.len()]);
     let mut made = vec![0; heights.len()];
     let mut kept = vec![0; heights.len()];
@@ -336,7 +333,7 @@ fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
             wanted[output] = (rows * heights[output]).div_ceil(tallest);
         }
         for step in program.steps.iter().rev() {
-            let end = step.op.whole_rows(wanted[step.to]).min(heights[step.to]);
+            let end = step.op.whole_rows(wanted[step.to], sizes[step.to][1]).min(heights[step.to]);
             wanted[step.to] = end;
             if end > made[step.to] {
                 for (index, &source) in step.from.iter().enumerate() {
@@ -356,7 +353,7 @@ fn schedule(program: &Program, heights: &[usize]) -> (Vec<Task>, Vec<usize>) {
             slots[tensor] = slots[tensor].max(wanted[tensor] - kept[tensor]);
         }
         made = wanted;
-        let mut needed = heights.to_vec();
+        let mut needed = heights.clone();
         for step in &program.steps {
             for (index, &source) in step.from.iter().enumerate() {
                 let first = step.op.keeps(index, made[step.to], heights[step.to], heights[source]);
@@ -553,9 +550,9 @@ impl Run<'_> {
             match &step.op {
                 Op::Copy(first) => view::copy_row(&from[0], to, y, columns, *first),
                 Op::Winograd(winograd, _) => {
-                    let ty = winograd.tiles(0, task.rows.clone()).start + row;
                     let scratch = self.scratch.add(thread * self.layout.scratch);
-                    winograd.compute::<V>(from, to, self.zeros, ty, piece, scratch);
+                    let item = [row, piece[0], piece[1]];
+                    winograd.compute::<V>(from, to, self.zeros, task.rows.clone(), item, scratch);
                 }
                 Op::Direct(direct, _) => {
                     let pixels = Pixels { row: y, first: columns.start, step: 1, count: columns.len() };

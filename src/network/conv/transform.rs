@@ -32,6 +32,11 @@ const MOST_PAIRS: usize = MOST_SIDE / 2 - 1;
 /// Which point is −a.
 pub(super) const MINUS_A: usize = 2;
 
+/// The rows of a pair, which share their even and odd parts: 0 and infinity, ±a, ±b, …
+pub(super) fn pair_rows<const SIDE: usize>(pair: usize) -> [usize; 2] {
+    if pair == 0 { [0, SIDE - 1] } else { [2 * pair - 1, 2 * pair] }
+}
+
 /// F(`tile`, side + 1 − tile).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Method {
@@ -132,33 +137,51 @@ impl<V: Vector> Factors<V> {
         }
     }
 
+    /// Two rows of Bᵀ d, those of a pair. Only the first `SIDE` elements count.
+    ///
+    /// # Safety
+    /// The contract of [`Vector`].
+    #[inline(always)]
+    pub(super) unsafe fn input_pair<const SIDE: usize, const PAIR: usize>(&self, d: [V; MOST_SIDE]) -> [V; 2] {
+        let pairs = SIDE / 2 - 1;
+        // SAFETY: as the caller promises.
+        unsafe {
+            if PAIR == 0 {
+                // Π (x² − q²) over all, and at infinity x times that.
+                let (mut first, mut last) = (d[SIDE - 2], d[SIDE - 1]);
+                for i in (0..pairs).rev() {
+                    first = d[2 * i].times_plus(self.all[i], first);
+                    last = d[2 * i + 1].times_plus(self.all[i], last);
+                }
+                return [first, last];
+            }
+            // x (x ± p) Π (x² − q²) over the others: even powers from x x, odd ones from ±p x.
+            let k = PAIR - 1;
+            let (mut even, mut odd) = (d[SIDE - 2], d[SIDE - 3]);
+            for i in (0..pairs - 1).rev() {
+                even = d[2 * i + 2].times_plus(self.others[k][i], even);
+                odd = d[2 * i + 1].times_plus(self.others[k][i], odd);
+            }
+            [odd.times_plus(self.powers[k][1], even), odd.subtracted_times(self.powers[k][1], even)]
+        }
+    }
+
     /// Bᵀ d. Only the first `SIDE` elements count.
     ///
     /// # Safety
     /// The contract of [`Vector`].
     #[inline(always)]
     pub(super) unsafe fn input<const SIDE: usize>(&self, d: [V; MOST_SIDE]) -> [V; MOST_SIDE] {
-        let pairs = SIDE / 2 - 1;
         let mut result = d;
         // SAFETY: as the caller promises.
         unsafe {
-            // Π (x² − q²) over all, and at infinity x times that.
-            let (mut first, mut last) = (d[SIDE - 2], d[SIDE - 1]);
-            for i in (0..pairs).rev() {
-                first = d[2 * i].times_plus(self.all[i], first);
-                last = d[2 * i + 1].times_plus(self.all[i], last);
+            [result[0], result[SIDE - 1]] = self.input_pair::<SIDE, 0>(d);
+            [result[1], result[2]] = self.input_pair::<SIDE, 1>(d);
+            if SIDE > 4 {
+                [result[3], result[4]] = self.input_pair::<SIDE, 2>(d);
             }
-            result[0] = first;
-            result[SIDE - 1] = last;
-            // x (x ± p) Π (x² − q²) over the others: even powers from x x, odd ones from ±p x.
-            for k in 0..pairs {
-                let (mut even, mut odd) = (d[SIDE - 2], d[SIDE - 3]);
-                for i in (0..pairs - 1).rev() {
-                    even = d[2 * i + 2].times_plus(self.others[k][i], even);
-                    odd = d[2 * i + 1].times_plus(self.others[k][i], odd);
-                }
-                result[2 * k + 1] = odd.times_plus(self.powers[k][1], even);
-                result[2 * k + 2] = odd.subtracted_times(self.powers[k][1], even);
+            if SIDE > 6 {
+                [result[5], result[6]] = self.input_pair::<SIDE, 3>(d);
             }
         }
         result

@@ -11,17 +11,21 @@
 //! sorts of results count as output channels of their own.
 //!
 //! # The work
-//! For a run of tiles in a row of tiles: the input transform, all channels of a vector at once, into panels
-//! [position][block of channels][tile][lane]; for each position the product with the weights [channel][output], a
+//! For a run of tiles, neighbours in a row or in a few: the input transform, all channels of a vector at once, into
+//! panels [position][block of channels][tile][lane]; for each position the product with the weights [channel][output], a
 //! register tile of pixels by vectors of output channels; and the output transform with bias and activation. Inputs
 //! may be several tensors, one after the other along the channels, and each may count as enlarged twofold by
 //! repeating pixels: neither joined nor enlarged tensors are ever written.
+//!
+//! What a processor does besides multiplying is to move panels between its caches, and storing costs several times what
+//! loading does. So each value of a transform is stored once, in its panel: what is transformed along one axis and not
+//! yet along the other stays in registers.
 #![expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
 
 use super::direct::Window;
 use super::samples::Samples;
 use super::simd::{Isa, VECTORS, Vector};
-use super::transform::{Factors, MINUS_A, MOST_SIDE, Method};
+use super::transform::{Factors, MINUS_A, MOST_SIDE, Method, pair_rows};
 use super::view::{Activation, View};
 use std::ops::Range;
 use std::sync::Arc;
@@ -50,8 +54,9 @@ pub(super) struct Winograd {
     lanes: usize,
     /// Tiles of a register tile.
     pixels: usize,
-    /// Most tiles that are transformed together.
+    /// Most tiles of a run, and most rows of them.
     run: usize,
+    rows: usize,
 }
 
 /// Transformed panels of a run of tiles together take about so many samples: they stay in the second cache.
@@ -59,9 +64,11 @@ const PANEL_SAMPLES: usize = 48 << 10;
 /// More weights than these do not stay there too: they are read anew for every run, so that longer runs pay …
 const KEPT_WEIGHTS: usize = 256 << 10;
 /// … up to these, of which a part may leave the cache.
-const MOST_PANEL_SAMPLES: usize = 384 << 10;
-/// Tiles whose half-transformed samples stay in the first cache: some 10 KB with eight lanes.
-const CHUNK: usize = 12;
+const MOST_PANEL_SAMPLES: usize = 768 << 10;
+/// Most tiles of a run.
+const MOST_TILES: usize = 128;
+/// Most rows of tiles of a run, of a network whose weights no cache keeps.
+const MOST_ROWS: usize = 4;
 
 impl Winograd {
     /// The method for a convolution or a transposed one, whose inputs may count as enlarged, if there is one.
@@ -135,6 +142,7 @@ impl Winograd {
             lanes: isa.lanes(),
             pixels: isa.register_tile().0,
             run: 0,
+            rows: 1,
         }
     }
 
@@ -146,7 +154,7 @@ impl Winograd {
         let positions = self.method.side * self.method.side;
         self.bias = bias.to_vec();
         self.bias.resize(outputs.next_multiple_of(self.lanes), 0.0);
-        let (padded, channels) = (self.padded(), self.channels());
+        let (padded, channels) = (self.padded(), self.input_blocks() * self.lanes);
         let mut packed = vec![0.0; positions * channels * padded];
         let group = self.lanes * VECTORS;
         for to_sort in 0..self.spread * self.spread {
@@ -180,11 +188,9 @@ impl Winograd {
             }
         }
         self.weights = Arc::new(packed.as_slice().into());
-        let blocks = self.input_blocks() + self.padded() / self.lanes;
         let few = if self.weights.len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
         // Whole register tiles.
-        let pixels = self.pixels;
-        self.run = (few / (positions * blocks * self.lanes) / pixels * pixels).clamp(pixels, 8 * pixels);
+        self.run = (few / (positions * (channels + padded)) / self.pixels * self.pixels).clamp(self.pixels, MOST_TILES);
         self
     }
 
@@ -210,9 +216,26 @@ impl Winograd {
         start / self.granule()..end.div_ceil(self.granule())
     }
 
-    /// The end of the last tile of those that cover so many rows.
-    pub(super) fn whole_rows(&self, rows: usize) -> usize {
-        if rows == 0 { 0 } else { self.tiles(0, 0..rows).end * self.granule() - self.shift[0] }
+    /// Samples of its transformed weights, and where they lie: several convolutions may share them.
+    pub(super) fn weights(&self) -> (*const f32, usize) {
+        (self.weights.as_ptr(), self.weights.len())
+    }
+
+    /// For a network of so many weights that they are read from memory for every run: makes runs of several rows of
+    /// tiles. Then more rows must be there at once.
+    pub(super) fn spare_weights(&mut self) {
+        self.rows = MOST_ROWS;
+    }
+
+    /// Rows of tiles that are worked on together in a result of so many columns.
+    fn rows_of_tiles(&self, columns: usize) -> usize {
+        (MOST_TILES / self.tiles(1, 0..columns).len().max(1)).clamp(1, self.rows.min(self.run))
+    }
+
+    /// The end of the last tile of those that cover so many rows, and are made together with them.
+    pub(super) fn whole_rows(&self, rows: usize, columns: usize) -> usize {
+        let tiles = self.tiles(0, 0..rows).end.next_multiple_of(self.rows_of_tiles(columns));
+        if rows == 0 { 0 } else { tiles * self.granule() - self.shift[0] }
     }
 
     /// First position of source `index` that tiles see, and the one after the last.
@@ -222,11 +245,6 @@ impl Winograd {
         let end = start + seen as isize;
         // The last one may be repeated beyond the tile.
         if self.is_doubled(index) { (start >> 1, (end + 1) >> 1) } else { (start, end) }
-    }
-
-    /// Input channels of all sorts of pixels, with what fills up vectors.
-    fn channels(&self) -> usize {
-        self.input_blocks() * self.lanes
     }
 
     fn input_blocks(&self) -> usize {
@@ -246,22 +264,25 @@ impl Winograd {
 
     /// Samples of scratch that a thread needs.
     pub(super) fn scratch(&self) -> usize {
-        let Method { side, tile, .. } = self.method;
-        let panels = side * side * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes));
-        panels + (CHUNK * tile + side - tile) * side * self.lanes
+        let positions = self.method.side * self.method.side;
+        positions * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes))
     }
 
-    /// Runs of tiles in each of so many rows of tiles. A few runs more than the cache asks for let every thread keep to
-    /// its part of the columns, or at least leave no thread idle.
-    pub(super) fn runs(&self, columns: usize, rows: usize, threads: usize) -> usize {
+    /// Items of work for so many threads in these rows of a result of so many columns: rows, of several rows of tiles,
+    /// each in so many runs. A few runs more than the cache asks for let every thread keep to its part of the columns,
+    /// or at least leave no thread idle.
+    pub(super) fn items(&self, rows: Range<usize>, columns: usize, threads: usize) -> [usize; 2] {
+        let together = self.rows_of_tiles(columns);
+        let rows = self.tiles(0, rows).len().div_ceil(together);
         let tiles = self.tiles(1, 0..columns).len();
-        let (fewest, most) = (tiles.div_ceil(self.run).max(1), tiles.div_ceil(self.pixels).max(1));
+        let fewest = tiles.div_ceil(self.run / together).max(1);
+        let most = tiles.div_ceil(self.pixels.div_ceil(together)).max(fewest);
         let kept = fewest.next_multiple_of(threads);
         if kept <= most {
-            return kept;
+            return [rows, kept];
         }
         let even = |runs: &usize| (rows * runs).is_multiple_of(threads) || rows * runs >= 4 * threads;
-        (fewest..=most).find(even).unwrap_or(most)
+        [rows, (fewest..=most).find(even).unwrap_or(most)]
     }
 
     /// For people.
@@ -274,43 +295,43 @@ impl Winograd {
         format!("{kind}F({0}x{0}, {1}x{1})", self.method.tile, self.method.taps())
     }
 
-    /// Computes run `index` of the `runs` of the row of tiles `ty`. Bytes that follow a row's last tile may be read.
+    /// Computes item (`row`, `run`) of the `runs` in each row that [`items`](Self::items) has counted in `rows`. Bytes
+    /// that follow a row's last tile may be read.
     ///
     /// # Safety
     /// The views are valid and of the lanes of V; their margins cover what tiles read beyond the image; the rows that
-    /// the row of tiles needs are there; `scratch` has room for [`scratch`](Self::scratch) samples.
+    /// the rows of tiles need are there; `scratch` has room for [`scratch`](Self::scratch) samples.
     #[inline(always)]
     pub(super) unsafe fn compute<V: Vector>(
         &self,
         sources: &[View],
         to: &View,
         zeros: *const f32,
-        ty: usize,
-        [index, runs]: [usize; 2],
+        rows: Range<usize>,
+        [row, run, runs]: [usize; 3],
         scratch: *mut f32,
     ) {
-        let tiles = self.tiles(1, 0..to.size[1]).len();
-        let tiles = tiles * index / runs..tiles * (index + 1) / runs;
-        let positions = self.method.side * self.method.side;
+        let (rows, columns) = (self.tiles(0, rows), self.tiles(1, 0..to.size[1]).len());
+        let together = self.rows_of_tiles(to.size[1]);
+        let first = rows.start + row * together;
         let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / V::LANES));
-        let sums = scratch.wrapping_add(positions * input_panel);
-        let half = sums.wrapping_add(positions * output_panel);
-        let run = Run { winograd: self, ty, tiles, inputs: scratch, input_panel, sums, output_panel, half };
+        let run = Run {
+            winograd: self,
+            rows: first..(first + together).min(rows.end),
+            columns: columns * run / runs..columns * (run + 1) / runs,
+            inputs: scratch,
+            input_panel,
+            sums: scratch.wrapping_add(self.method.side * self.method.side * input_panel),
+            output_panel,
+        };
+        assert!(run.tiles() <= self.run, "a run beyond its panels");
         // SAFETY: as the caller promises.
         unsafe {
-            let factors = Factors::<V>::new(self.method);
             match (self.method.side, self.method.tile) {
-                (4, 2) => run.transform_inputs::<V, 4, 2>(&factors, sources, zeros),
-                (4, _) => run.transform_inputs::<V, 4, 3>(&factors, sources, zeros),
-                (6, _) => run.transform_inputs::<V, 6, 4>(&factors, sources, zeros),
-                _ => run.transform_inputs::<V, 8, 4>(&factors, sources, zeros),
-            }
-            run.multiply::<V>();
-            match (self.method.side, self.method.tile) {
-                (4, 2) => run.transform_outputs::<V, 4, 2>(&factors, to),
-                (4, _) => run.transform_outputs::<V, 4, 3>(&factors, to),
-                (6, _) => run.transform_outputs::<V, 6, 4>(&factors, to),
-                _ => run.transform_outputs::<V, 8, 4>(&factors, to),
+                (4, 2) => run.compute::<V, 4, 2>(sources, to, zeros),
+                (4, _) => run.compute::<V, 4, 3>(sources, to, zeros),
+                (6, _) => run.compute::<V, 6, 4>(sources, to, zeros),
+                _ => run.compute::<V, 8, 4>(sources, to, zeros),
             }
         }
     }
@@ -319,20 +340,38 @@ impl Winograd {
 /// A run of tiles.
 struct Run<'a> {
     winograd: &'a Winograd,
-    /// The row of tiles.
-    ty: usize,
-    tiles: Range<usize>,
+    /// Its rows and columns of tiles.
+    rows: Range<usize>,
+    columns: Range<usize>,
     /// Transformed inputs, and samples from one position's panel to the next.
     inputs: *mut f32,
     input_panel: usize,
     /// Products, likewise.
     sums: *mut f32,
     output_panel: usize,
-    /// Tiles that are transformed along Y, not yet along X.
-    half: *mut f32,
 }
 
 impl Run<'_> {
+    fn tiles(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+
+    #[inline(always)]
+    unsafe fn compute<V: Vector, const SIDE: usize, const TILE: usize>(
+        &self,
+        sources: &[View],
+        to: &View,
+        zeros: *const f32,
+    ) {
+        // SAFETY: as the caller of `Winograd::compute` promises.
+        unsafe {
+            let factors = Factors::<V>::new(self.winograd.method);
+            self.transform_inputs::<V, SIDE, TILE>(&factors, sources, zeros);
+            self.multiply::<V, SIDE>();
+            self.transform_outputs::<V, SIDE, TILE>(&factors, to);
+        }
+    }
+
     /// Bᵀ d B of all channels.
     #[inline(always)]
     unsafe fn transform_inputs<V: Vector, const SIDE: usize, const TILE: usize>(
@@ -342,11 +381,10 @@ impl Run<'_> {
         zeros: *const f32,
     ) {
         let Winograd { stride, origin, .. } = *self.winograd;
-        let corner = [self.ty, self.tiles.start].map(|tile| (tile * TILE * stride) as isize);
-        let [top, left] = [0, 1].map(|axis| corner[axis] + origin[axis]);
-        let mut panel = self.inputs;
-        // SAFETY: as the caller of `compute` promises.
-        unsafe {
+        let left = (self.columns.start * TILE * stride) as isize + origin[1];
+        for (row, ty) in self.rows.clone().enumerate() {
+            let top = (ty * TILE * stride) as isize + origin[0];
+            let mut panel = self.inputs.wrapping_add(row * self.columns.len() * V::LANES);
             for (view, &(_, doubled)) in sources.iter().zip(&self.winograd.sources) {
                 for sort in 0..stride * stride {
                     let mut rows = [zeros; SIDE];
@@ -356,78 +394,22 @@ impl Run<'_> {
                     }
                     let x = left + (sort % stride) as isize;
                     for _ in 0..view.blocks() {
-                        match (doubled, stride) {
-                            (true, _) => self.transform_block::<V, SIDE, TILE, 1, true>(factors, &rows, x >> 1, panel),
-                            (_, 1) => self.transform_block::<V, SIDE, TILE, 1, false>(factors, &rows, x, panel),
-                            _ => self.transform_block::<V, SIDE, TILE, 2, false>(factors, &rows, x, panel),
+                        let block = Block { run: self, factors, rows, x: if doubled { x >> 1 } else { x }, panel };
+                        // SAFETY: as the caller of `compute` promises.
+                        unsafe {
+                            match (doubled, stride) {
+                                (true, _) => block.transform::<TILE, 1, true>(),
+                                (_, 1) => block.transform::<TILE, 1, false>(),
+                                _ => block.transform::<TILE, 2, false>(),
+                            }
                         }
                         for row in &mut rows {
                             // Zeros are as long as a row of any tensor.
-                            *row = row.add(view.block_stride);
+                            *row = row.wrapping_add(view.block_stride);
                         }
-                        panel = panel.add(self.tiles.len() * V::LANES);
+                        panel = panel.wrapping_add(self.tiles() * V::LANES);
                     }
                 }
-            }
-        }
-    }
-
-    /// Bᵀ d B of one block of channels, of every STRIDE-th pixel from column `x` on, or of every pixel twice. Position
-    /// (i, j) of tile t goes to `panel[(i * SIDE + j) * input_panel + t * LANES..]`.
-    #[inline(always)]
-    unsafe fn transform_block<
-        V: Vector,
-        const SIDE: usize,
-        const TILE: usize,
-        const STRIDE: usize,
-        const DOUBLED: bool,
-    >(
-        &self,
-        factors: &Factors<V>,
-        rows: &[*const f32; SIDE],
-        x: isize,
-        panel: *mut f32,
-    ) {
-        // Which of the columns kept is column j of a tile. Tiles of doubled columns begin with the second of a pair.
-        let column = |j: usize| if DOUBLED { j.div_ceil(2) } else { j };
-        let step = if DOUBLED { TILE / 2 } else { TILE };
-        // SAFETY: the margins cover the columns; `half` and the panel have room.
-        unsafe {
-            let mut first = 0;
-            while first < self.tiles.len() {
-                let tiles = (self.tiles.len() - first).min(CHUNK);
-                // Bᵀ d: [column][i]. Tiles share columns.
-                let from = x + (first * step * STRIDE) as isize;
-                for c in 0..(tiles - 1) * step + column(SIDE - 1) + 1 {
-                    let at = (from + (c * STRIDE) as isize) * V::LANES as isize;
-                    let mut d = [V::splat(0.0); MOST_SIDE];
-                    for i in 0..SIDE {
-                        d[i] = V::load(rows[i].offset(at));
-                    }
-                    let d = factors.input::<SIDE>(d);
-                    for i in 0..SIDE {
-                        d[i].store(self.half.add((c * SIDE + i) * V::LANES));
-                    }
-                }
-                for i in 0..SIDE {
-                    if DOUBLED && i == MINUS_A {
-                        continue;
-                    }
-                    for tile in 0..tiles {
-                        let mut d = [V::splat(0.0); MOST_SIDE];
-                        for j in 0..SIDE {
-                            d[j] = V::load(self.half.add(((tile * step + column(j)) * SIDE + i) * V::LANES));
-                        }
-                        let d = factors.input::<SIDE>(d);
-                        let to = panel.add(i * SIDE * self.input_panel + (first + tile) * V::LANES);
-                        for j in 0..SIDE {
-                            if !(DOUBLED && j == MINUS_A) {
-                                d[j].store(to.add(j * self.input_panel));
-                            }
-                        }
-                    }
-                }
-                first += tiles;
             }
         }
     }
@@ -447,64 +429,80 @@ impl Run<'_> {
             for block in 0..blocks * spread * spread {
                 let (sort, channels) = (block / blocks, block % blocks);
                 let bias = V::load(self.winograd.bias.as_ptr().add(channels * V::LANES));
-                // What lies before the first pixel wraps around, to positions beyond the last one.
-                let top = (self.ty * granule + sort / spread).wrapping_sub(shift[0]);
-                let left = (self.tiles.start * granule + sort % spread).wrapping_sub(shift[1]);
-                let mut first = 0;
-                while first < self.tiles.len() {
-                    let tiles = (self.tiles.len() - first).min(CHUNK);
-                    // Aᵀ m: [tile][i][j].
-                    let sums = self.sums.add((block * self.tiles.len() + first) * V::LANES);
-                    for j in 0..SIDE {
-                        for tile in 0..tiles {
-                            let from = sums.add(j * self.output_panel + tile * V::LANES);
-                            let mut m = [V::splat(0.0); MOST_SIDE];
-                            for i in 0..SIDE {
-                                m[i] = V::load(from.add(i * SIDE * self.output_panel));
-                            }
-                            let m = factors.output::<SIDE, TILE>(m);
-                            for i in 0..TILE {
-                                m[i].store(self.half.add(((tile * TILE + i) * SIDE + j) * V::LANES));
-                            }
+                for (row, ty) in self.rows.clone().enumerate() {
+                    let mut sums = self.sums.add((block * self.tiles() + row * self.columns.len()) * V::LANES);
+                    // What lies before the first pixel wraps around, to positions beyond the last one.
+                    let top = (ty * granule + sort / spread).wrapping_sub(shift[0]);
+                    let mut left = (self.columns.start * granule + sort % spread).wrapping_sub(shift[1]);
+                    let mut rows = [std::ptr::null_mut(); TILE];
+                    for (i, row) in rows.iter_mut().enumerate() {
+                        let y = top.wrapping_add(i * spread);
+                        if y < to.size[0] {
+                            *row = to.row(y).add(channels * to.block_stride);
                         }
                     }
-                    for i in 0..TILE {
-                        let y = top.wrapping_add(i * spread);
-                        if y >= to.size[0] {
-                            continue;
-                        }
-                        let row = to.row(y).add(channels * to.block_stride);
-                        for tile in 0..tiles {
-                            let mut m = [V::splat(0.0); MOST_SIDE];
-                            for j in 0..SIDE {
-                                m[j] = V::load(self.half.add(((tile * TILE + i) * SIDE + j) * V::LANES));
-                            }
-                            let m = factors.output::<SIDE, TILE>(m);
-                            let x = left.wrapping_add((first + tile) * granule);
+                    for _ in self.columns.clone() {
+                        let y = self.transform_tile::<V, SIDE, TILE>(factors, sums);
+                        for (i, row) in rows.iter().enumerate().filter(|(_, row)| !row.is_null()) {
                             for j in 0..TILE {
-                                let x = x.wrapping_add(j * spread);
+                                let x = left.wrapping_add(j * spread);
                                 if x < to.size[1] {
-                                    activation.apply(m[j].plus(bias)).store(row.add(x * V::LANES));
+                                    activation.apply(y[i][j].plus(bias)).store(row.add(x * V::LANES));
                                 }
                             }
                         }
+                        sums = sums.add(V::LANES);
+                        left = left.wrapping_add(granule);
                     }
-                    first += tiles;
                 }
             }
         }
     }
 
+    /// Aᵀ m A of one tile of a block of channels.
+    #[inline(always)]
+    unsafe fn transform_tile<V: Vector, const SIDE: usize, const TILE: usize>(
+        &self,
+        factors: &Factors<V>,
+        sums: *const f32,
+    ) -> [[V; TILE]; TILE] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let zero = V::splat(0.0);
+            let mut half = [[zero; SIDE]; TILE];
+            for i in 0..SIDE {
+                let mut m = [zero; MOST_SIDE];
+                for j in 0..SIDE {
+                    m[j] = V::load(sums.add((i * SIDE + j) * self.output_panel));
+                }
+                let m = factors.output::<SIDE, TILE>(m);
+                for j in 0..TILE {
+                    half[j][i] = m[j];
+                }
+            }
+            let mut result = [[zero; TILE]; TILE];
+            for j in 0..TILE {
+                let mut m = [zero; MOST_SIDE];
+                m[..SIDE].copy_from_slice(&half[j]);
+                let m = factors.output::<SIDE, TILE>(m);
+                for i in 0..TILE {
+                    result[i][j] = m[i];
+                }
+            }
+            result
+        }
+    }
+
     /// The products of all positions.
     #[inline(always)]
-    unsafe fn multiply<V: Vector>(&self) {
+    unsafe fn multiply<V: Vector, const SIDE: usize>(&self) {
         let Winograd { parts, weights, .. } = self.winograd;
-        let (padded, side, channels) = (self.winograd.padded(), self.winograd.method.side, self.winograd.channels());
-        let tiles = self.tiles.len();
+        let (padded, channels) = (self.winograd.padded(), self.winograd.input_blocks() * V::LANES);
+        let tiles = self.tiles();
         let pieces = tiles.div_ceil(V::PIXELS);
         // SAFETY: groups, pieces and positions lie within weights and panels.
         unsafe {
-            for position in 0..side * side {
+            for position in 0..SIDE * SIDE {
                 let inputs = self.inputs.add(position * self.input_panel);
                 let sums = self.sums.add(position * self.output_panel);
                 let weights = weights.as_ptr().add(position * channels * padded);
@@ -521,7 +519,7 @@ impl Run<'_> {
                             weights,
                             sums: sums.add(range.start * V::LANES),
                             pitch: tiles * V::LANES,
-                            only_whole: position / side == MINUS_A || position % side == MINUS_A,
+                            only_whole: position / SIDE == MINUS_A || position % SIDE == MINUS_A,
                         };
                         if vectors == VECTORS {
                             work.compute::<V, VECTORS>(range.len());
@@ -532,6 +530,87 @@ impl Run<'_> {
                     output += vectors * V::LANES;
                 }
             }
+        }
+    }
+}
+
+/// The rows under a run of tiles, of one block of channels.
+struct Block<'a, V, const SIDE: usize> {
+    run: &'a Run<'a>,
+    factors: &'a Factors<V>,
+    rows: [*const f32; SIDE],
+    /// First column.
+    x: isize,
+    /// Position (i, j) of tile t goes to `panel[(i * SIDE + j) * input_panel + t * LANES..]`.
+    panel: *mut f32,
+}
+
+impl<V: Vector, const SIDE: usize> Block<'_, V, SIDE> {
+    /// Bᵀ d B of every STRIDE-th pixel, or of every pixel twice.
+    #[inline(always)]
+    unsafe fn transform<const TILE: usize, const STRIDE: usize, const DOUBLED: bool>(&self) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            self.transform_pair::<TILE, STRIDE, DOUBLED, 0>();
+            self.transform_pair::<TILE, STRIDE, DOUBLED, 1>();
+            if SIDE > 4 {
+                self.transform_pair::<TILE, STRIDE, DOUBLED, 2>();
+            }
+            if SIDE > 6 {
+                self.transform_pair::<TILE, STRIDE, DOUBLED, 3>();
+            }
+        }
+    }
+
+    /// A pair of rows of it. Columns of Bᵀ d stay in registers for as long as tiles share them.
+    #[inline(always)]
+    unsafe fn transform_pair<const TILE: usize, const STRIDE: usize, const DOUBLED: bool, const PAIR: usize>(&self) {
+        // Which of the columns kept is column j of a tile. Tiles of doubled columns begin with the second of a pair.
+        let column = |j: usize| if DOUBLED { j.div_ceil(2) } else { j };
+        let step = if DOUBLED { TILE / 2 } else { TILE };
+        let width = column(SIDE - 1) + 1;
+        // SAFETY: the margins cover the columns; the panel has room.
+        unsafe {
+            let mut kept = [[V::splat(0.0); 2]; MOST_SIDE];
+            for c in step..width {
+                kept[c] = self.column::<STRIDE, PAIR>(c - step);
+            }
+            for tile in 0..self.run.columns.len() {
+                for c in step..width {
+                    kept[c - step] = kept[c];
+                }
+                for c in width - step..width {
+                    kept[c] = self.column::<STRIDE, PAIR>(tile * step + c);
+                }
+                for (place, i) in pair_rows::<SIDE>(PAIR).into_iter().enumerate() {
+                    if DOUBLED && i == MINUS_A {
+                        continue;
+                    }
+                    let mut d = [V::splat(0.0); MOST_SIDE];
+                    for j in 0..SIDE {
+                        d[j] = kept[column(j)][place];
+                    }
+                    let d = self.factors.input::<SIDE>(d);
+                    for j in 0..SIDE {
+                        if !(DOUBLED && j == MINUS_A) {
+                            d[j].store(self.panel.add((i * SIDE + j) * self.run.input_panel + tile * V::LANES));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    /// A pair of rows of Bᵀ d at column `c`.
+    #[inline(always)]
+    unsafe fn column<const STRIDE: usize, const PAIR: usize>(&self, c: usize) -> [V; 2] {
+        let at = (self.x + (c * STRIDE) as isize) * V::LANES as isize;
+        // SAFETY: as for `transform_pair`.
+        unsafe {
+            let mut d = [V::splat(0.0); MOST_SIDE];
+            for i in 0..SIDE {
+                d[i] = V::load(self.rows[i].offset(at));
+            }
+            self.factors.input_pair::<SIDE, PAIR>(d)
         }
     }
 }
