@@ -238,8 +238,15 @@ impl Direct {
                     }
                 }
             }
-            for (p, sum) in sums.iter().enumerate().take(count) {
-                *out.add(p * step) = self.activation.apply_one(sum.sum() + self.bias[output]);
+            let mut values = [0.0; GATHERED];
+            for p in 0..GATHERED {
+                values[p] = sums[p].sum() + self.bias[output];
+            }
+            for value in &mut values {
+                *value = self.activation.apply_one(*value);
+            }
+            for p in 0..count {
+                *out.add(p * step) = values[p];
             }
         }
     }
