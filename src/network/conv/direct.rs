@@ -239,14 +239,15 @@ impl Direct {
                 }
             }
             let mut values = [0.0; GATHERED];
-            for p in 0..GATHERED {
-                values[p] = sums[p].sum() + self.bias[output];
+            for (value, sum) in values.iter_mut().zip(sums) {
+                *value = sum.sum() + self.bias[output];
             }
+            // All of them at once, as a vector.
             for value in &mut values {
                 *value = self.activation.apply_one(*value);
             }
-            for p in 0..count {
-                *out.add(p * step) = values[p];
+            for (p, value) in values.iter().enumerate().take(count) {
+                *out.add(p * step) = *value;
             }
         }
     }
