@@ -62,6 +62,24 @@ fn u_nets() {
     assert_as_tract("mean of one pixel", &mean3(), &[3.0, -1.0], &[1, 2]);
 }
 
+/// More than 16 MB of transformed weights: runs of tiles in several rows, and then tensors of more rows.
+#[test]
+fn weights_that_no_cache_keeps() {
+    let mut net = Net::new(2, 1);
+    let mut x = net.conv("image", 1, 128, 3);
+    for _ in 0..4 {
+        let y = net.conv(&x, 128, 128, 3);
+        let y = net.op("Relu", &[&y], &[]);
+        let y = net.conv(&y, 128, 128, 3);
+        x = net.op("Add", &[&x, &y], &[]);
+    }
+    let y = net.conv(&x, 128, 1, 3);
+    let bytes = net.finish(&y);
+    for sides in [[45, 30], [21, 150], [70, 9]] {
+        assert_as_tract("weights that no cache keeps", &bytes, &noise(1, sides[0] * sides[1]), &sides);
+    }
+}
+
 /// What runs keep for the next one is laid out anew where the size changes: its zeros lie elsewhere then.
 #[test]
 fn a_size_leaves_nothing_to_the_next() {
