@@ -600,6 +600,7 @@ impl<V: Vector, const SIDE: usize> Block<'_, V, SIDE> {
             }
         }
     }
+
     /// A pair of rows of Bᵀ d at column `c`.
     #[inline(always)]
     unsafe fn column<const STRIDE: usize, const PAIR: usize>(&self, c: usize) -> [V; 2] {
