@@ -82,7 +82,8 @@ pub(crate) fn restore_stack(
         total += restore::total(model, &ImageInfo::new(shape, PixelType::F32), &rest)?;
     }
     total *= input.shape.t as u64;
-    let fitted = restore::fit(model, source, options, &mut || progress(Progress { done: 0, total }))?;
+    let go_on = &mut || progress(Progress { done: 0, total });
+    let fitted = restore::fit(model, source, options, &mut Vec::new(), go_on)?;
 
     let first = options.channel.unwrap_or(0);
     let mut before = 0;
@@ -94,7 +95,7 @@ pub(crate) fn restore_stack(
             let mut slices = Slices::new(&isotropic, across);
             let mut average = Average { stack: &mut mean, volume, across };
             let mut part = 0;
-            restore::run(model, &mut slices, &mut average, &rest, &fitted, &mut |report| {
+            restore::run(model, &mut slices, &mut average, &rest, &fitted, Vec::new(), &mut |report| {
                 part = report.total;
                 progress(Progress { done: before + report.done, total })
             })?;

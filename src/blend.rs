@@ -6,7 +6,9 @@ use crate::tiling::AxisTiling;
 /// The output that tiles are put on: f32 samples in the order C, Z, Y, X.
 #[derive(Debug)]
 pub struct Canvas {
+    /// None until the first tile comes.
     samples: Vec<f32>,
+    len: usize,
     channels: usize,
     lengths: [usize; 3],
     scale: [usize; 3],
@@ -16,13 +18,14 @@ impl Canvas {
     /// An empty canvas for an input of `lengths` Z, Y, X pixels on a grid of `scale` output pixels per input pixel.
     pub fn new(channels: usize, lengths: [usize; 3], scale: [usize; 3]) -> Self {
         let lengths = [0, 1, 2].map(|axis| lengths[axis] * scale[axis]);
-        Self { samples: vec![0.0; channels * lengths.iter().product::<usize>()], channels, lengths, scale }
+        let len = channels * lengths.iter().product::<usize>();
+        Self { samples: Vec::new(), len, channels, lengths, scale }
     }
 
     /// Samples it holds.
     #[expect(clippy::len_without_is_empty, reason = "images are never empty")]
     pub fn len(&self) -> usize {
-        self.samples.len()
+        self.len
     }
 
     /// Takes the output of the only tile, which covers the whole canvas, for the samples: nothing is copied.
@@ -30,7 +33,7 @@ impl Canvas {
     /// # Panics
     /// Where its length is not that of the canvas.
     pub fn replace(&mut self, output: Vec<f32>) {
-        assert_eq!(output.len(), self.samples.len(), "the tile is not the canvas");
+        assert_eq!(output.len(), self.len, "the tile is not the canvas");
         self.samples = output;
     }
 
@@ -43,6 +46,9 @@ impl Canvas {
         let write = [0, 1, 2].map(|a| spans[a].write.start * self.scale[a]..spans[a].write.end * self.scale[a]);
         let skip = [0, 1, 2].map(|a| write[a].start - spans[a].read.start * self.scale[a]);
         let plain = weights.iter().all(Option::is_none);
+        if self.samples.is_empty() {
+            self.samples = vec![0.0; self.len];
+        }
         let weight = |axis: usize, i: usize| weights[axis].as_ref().map_or(1.0, |weights| weights[i]);
         for channel in 0..self.channels {
             for z in 0..write[0].len() {

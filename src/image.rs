@@ -6,8 +6,8 @@
 //! [`PlaneSource`] and [`PlaneSink`] are how planes enter and leave the pipeline, from memory ([`Image`]) or from
 //! a file (`tiff_io`), so that a stack larger than the memory can be restored.
 
+use crate::zeros::zeros;
 use crate::{Error, Result};
-use std::collections::TryReserveError;
 use std::fmt;
 
 /// Axes of an image, in storage order: distinct letters out of `TCZYX`, the last two being `YX`.
@@ -261,14 +261,6 @@ impl ImageInfo {
     pub fn pixel_height_um(&self) -> Option<f64> {
         self.pixel_size_y_um.or(self.pixel_size_um).filter(|_| self.extra.y_unit.is_none())
     }
-}
-
-/// Zeros, as many as a file claims; where the memory does not hold them, `vec!` would end the program.
-pub(crate) fn zeros<T: Clone + Default>(len: usize) -> std::result::Result<Vec<T>, TryReserveError> {
-    let mut zeros = Vec::new();
-    zeros.try_reserve_exact(len)?;
-    zeros.resize(len, T::default());
-    Ok(zeros)
 }
 
 /// Where planes come from.

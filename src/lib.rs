@@ -21,9 +21,11 @@ pub mod montage;
 pub mod network;
 pub mod normalize;
 pub mod restore;
+mod share;
 pub mod simulate;
 pub mod tiff_io;
 pub mod tiling;
+mod zeros;
 
 pub use error::{Error, Result};
 pub use image::{Axes, Image, ImageInfo, PixelType, PlaneIndex, PlaneSink, PlaneSource, Shape};

@@ -6,10 +6,11 @@
 //! the upper 16 bits and a second one the lower 16 bits of the few values that matter. Integers of up to 16 bits are
 //! counted as they are, in one pass.
 
-use crate::image::zeros;
-use crate::{Error, PixelType, PlaneIndex, PlaneSource, Result};
+use crate::share::{PIECE, share};
+use crate::zeros::zeros;
+use crate::{Error, ImageInfo, PixelType, PlaneIndex, PlaneSource, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// How intensities are brought to the scale of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,19 +90,33 @@ impl Normalization {
     /// # Errors
     /// Those of the source, and [`Error::Cancelled`] where `go_on` returns `false`.
     pub fn fit(&self, source: &mut dyn PlaneSource, channel: usize, go_on: &mut dyn FnMut() -> bool) -> Result<Fitted> {
-        let mut samples = Samples::new(source, channel, go_on);
+        self.fit_through(source, channel, 1, &mut Vec::new(), go_on)
+    }
+
+    /// The same in so many threads, with memory for a plane: the last that was read stays there.
+    pub(crate) fn fit_through(
+        &self,
+        source: &mut dyn PlaneSource,
+        channel: usize,
+        threads: usize,
+        plane: &mut Vec<f32>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Fitted> {
+        let mut samples = Samples { source, channel, threads, plane, is_read: false, go_on };
         match *self {
             Self::None => Ok(Fitted { offset: 0.0, range: 1.0 }),
             Self::Linear { gain, offset } => Ok(Fitted { offset: -offset / gain, range: 1.0 / gain }),
             Self::MeanStd => {
                 let (mut count, mut sum) = (0u64, 0.0);
-                samples.visit(|value| {
-                    count += 1;
-                    sum += f64::from(value);
+                samples.visit(|plane| {
+                    for value in finite(plane) {
+                        count += 1;
+                        sum += f64::from(value);
+                    }
                 })?;
                 let mean = if count == 0 { 0.0 } else { sum / count as f64 };
                 let mut squares = 0.0;
-                samples.visit(|value| squares += (f64::from(value) - mean).powi(2))?;
+                samples.visit(|plane| finite(plane).for_each(|value| squares += (f64::from(value) - mean).powi(2)))?;
                 let range = if count == 0 { 0.0 } else { (squares / count as f64).sqrt() };
                 Ok(Fitted { offset: mean, range })
             }
@@ -131,85 +146,105 @@ impl Fitted {
     }
 }
 
-/// The finite samples of one channel, plane by plane, as often as needed.
+/// The samples of one channel, plane by plane, as often as needed.
 struct Samples<'a> {
     source: &'a mut dyn PlaneSource,
     channel: usize,
+    threads: usize,
+    plane: &'a mut Vec<f32>,
+    /// Whether `plane` is one of the channel.
+    is_read: bool,
     go_on: &'a mut dyn FnMut() -> bool,
-    plane: Vec<f32>,
 }
 
-impl<'a> Samples<'a> {
-    fn new(source: &'a mut dyn PlaneSource, channel: usize, go_on: &'a mut dyn FnMut() -> bool) -> Self {
-        Self { source, channel, go_on, plane: Vec::new() }
-    }
-
-    fn visit(&mut self, mut each: impl FnMut(f32)) -> Result<()> {
+impl Samples<'_> {
+    fn visit(&mut self, mut each: impl FnMut(&[f32])) -> Result<()> {
         let shape = self.source.info().shape;
         if self.plane.is_empty() {
-            self.plane = zeros(shape.plane_len()).map_err(|_| {
+            *self.plane = zeros(shape.plane_len()).map_err(|_| {
                 Error::InvalidOption(format!("a plane of {} by {} pixels exceeds the memory", shape.y, shape.x))
             })?;
         }
+        let is_only = shape.t * shape.z == 1;
         for t in 0..shape.t {
             for z in 0..shape.z {
                 if !(self.go_on)() {
                     return Err(Error::Cancelled);
                 }
-                self.source.read_plane(PlaneIndex { t, c: self.channel, z }, &mut self.plane)?;
-                self.plane.iter().copied().filter(|value| value.is_finite()).for_each(&mut each);
+                if !(self.is_read && is_only) {
+                    self.source.read_plane(PlaneIndex { t, c: self.channel, z }, self.plane)?;
+                    self.is_read = true;
+                }
+                each(self.plane);
             }
         }
         Ok(())
     }
 
+    /// How many samples belong into each of so many slots.
+    fn count(&mut self, slots: usize, slot: impl Fn(f32) -> Option<usize> + Sync) -> Result<Vec<u64>> {
+        let threads = self.threads;
+        let total = Mutex::new(vec![0u64; slots]);
+        let add = |counts: &mut [u64], samples: &[f32]| {
+            samples.iter().filter_map(|&sample| slot(sample)).for_each(|slot| counts[slot] += 1);
+        };
+        let locked = || total.lock().unwrap_or_else(PoisonError::into_inner);
+        self.visit(|plane| {
+            if threads == 1 || plane.len() <= PIECE {
+                return add(&mut locked(), plane);
+            }
+            share(plane.chunks(PIECE), threads, |next| {
+                let mut counts = vec![0; slots];
+                while let Some(piece) = next() {
+                    add(&mut counts, piece);
+                }
+                locked().iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+            });
+        })?;
+        Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Percentiles with linear interpolation between neighbours, as numpy's; zeros where no sample is finite.
     fn percentiles<const N: usize>(&mut self, percents: [f64; N]) -> Result<[f64; N]> {
-        if let PixelType::U8 | PixelType::U16 = self.source.info().pixel_type
-            && let Some(found) = self.percentiles_of_integers(percents)?
-        {
-            return Ok(found);
+        let ImageInfo { shape, pixel_type, .. } = *self.source.info();
+        if let PixelType::U8 | PixelType::U16 = pixel_type {
+            // One pass is enough, unless the source gives what it does not promise.
+            let whole = |value: f32| Some(value as u16).filter(|&number| f32::from(number) == value).map(usize::from);
+            let counts = self.count(1 << 16, whole)?;
+            let count = (shape.t * shape.z * shape.plane_len()) as u64;
+            if count > 0 && counts.iter().sum::<u64>() == count {
+                let value = |rank: u64| locate(&counts, rank).0 as f64;
+                return Ok(percents.map(|percent| interpolated(percent, count, value)));
+            }
         }
-        let mut upper = vec![0u64; 1 << 16];
-        self.visit(|value| upper[usize::from((sortable(value) >> 16) as u16)] += 1)?;
+        let key = |value: f32| value.is_finite().then(|| sortable(value) as usize);
+        let upper = self.count(1 << 16, |value| key(value).map(|key| key >> 16))?;
         let count: u64 = upper.iter().sum();
         if count == 0 {
             return Ok([0.0; N]);
         }
-        let mut lower: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for rank in percents.into_iter().flat_map(|percent| ranks(percent, count)) {
-            lower.entry(locate(&upper, rank).0).or_insert_with(|| vec![0; 1 << 16]);
-        }
-        self.visit(|value| {
-            let key = sortable(value);
-            if let Some(counts) = lower.get_mut(&((key >> 16) as usize)) {
-                counts[(key & 0xffff) as usize] += 1;
-            }
+        // Of the values in these slots the lower bits matter too.
+        let around = percents.into_iter().flat_map(|percent| ranks(percent, count));
+        let mut highs: Vec<usize> = around.map(|rank| locate(&upper, rank).0).collect();
+        highs.sort_unstable();
+        highs.dedup();
+        let place = |high: usize| highs.iter().position(|&other| other == high);
+        let lower = self.count(highs.len() << 16, |value| {
+            let key = key(value)?;
+            Some(place(key >> 16)? << 16 | key & 0xffff)
         })?;
         let value = |rank: u64| {
             let (high, rest) = locate(&upper, rank);
-            let (low, _) = locate(&lower[&high], rest);
-            f64::from(unsortable((high as u32) << 16 | low as u32))
+            let place = place(high).expect("it was among those that were counted");
+            let (low, _) = locate(&lower[place << 16..][..1 << 16], rest);
+            f64::from(unsortable((high << 16 | low) as u32))
         };
         Ok(percents.map(|percent| interpolated(percent, count, value)))
     }
+}
 
-    /// The same in one pass, where all samples are whole numbers of 16 bits; `None` where one is not.
-    fn percentiles_of_integers<const N: usize>(&mut self, percents: [f64; N]) -> Result<Option<[f64; N]>> {
-        let mut counts = vec![0u64; 1 << 16];
-        let (mut count, mut whole) = (0, true);
-        self.visit(|value| {
-            let number = value as u16;
-            whole &= f32::from(number) == value;
-            counts[usize::from(number)] += 1;
-            count += 1;
-        })?;
-        if !whole || count == 0 {
-            return Ok(None);
-        }
-        let value = |rank: u64| locate(&counts, rank).0 as f64;
-        Ok(Some(percents.map(|percent| interpolated(percent, count, value))))
-    }
+fn finite(plane: &[f32]) -> impl Iterator<Item = f32> {
+    plane.iter().copied().filter(|value| value.is_finite())
 }
 
 /// Where a percentile is among `count` sorted values: its position between the first, 0, and the last.
@@ -271,7 +306,7 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state >> 8
         };
-        for len in [1, 2, 3, 10, 1000] {
+        for len in [1, 2, 3, 10, 1000, 2 * PIECE + 1] {
             let samples: Vec<f32> =
                 (0..len).map(|_| (random() as f32 - 8e6) * 10f32.powi(random() as i32 % 9)).collect();
             let mut sorted = samples.clone();
@@ -279,8 +314,13 @@ mod tests {
             let percents = [0.0, 2.0, 37.5, 99.8, 100.0];
             let source = image(samples);
             let mut source = source.as_source();
-            let found = Samples::new(&mut source, 0, &mut || true).percentiles(percents).expect("in memory");
-            for (percent, found) in percents.into_iter().zip(found) {
+            let mut found = |threads: usize| {
+                let (source, go_on, plane) = (&mut source, &mut || true, &mut Vec::new());
+                let mut samples = Samples { source, channel: 0, threads, plane, is_read: false, go_on };
+                samples.percentiles(percents).expect("in memory")
+            };
+            assert_eq!(found(1), found(3));
+            for (percent, found) in percents.into_iter().zip(found(1)) {
                 let position = percent / 100.0 * (len - 1) as f64;
                 let (below, above) = (sorted[position as usize], sorted[position.ceil() as usize]);
                 let expected = f64::from(below) + (f64::from(above) - f64::from(below)) * position.fract();

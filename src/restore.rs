@@ -16,6 +16,7 @@ use crate::model::Task;
 use crate::network::{RunOptions, Watch};
 use crate::normalize::Fitted;
 use crate::tiling::{AxisTiling, Constraint, reflect};
+use crate::zeros::zeros;
 use crate::{
     Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSink, PlaneSource, Result, Shape,
     tiff_io,
@@ -216,8 +217,9 @@ pub fn restore_planes(
         return axial::restore_stack(model, source, &output, sink, options, progress);
     }
     let total = total(model, source.info(), options)?;
-    let fitted = fit(model, source, options, &mut || progress(Progress { done: 0, total }))?;
-    run(model, source, sink, options, &fitted, progress)
+    let mut plane = Vec::new();
+    let fitted = fit(model, source, options, &mut plane, &mut || progress(Progress { done: 0, total }))?;
+    run(model, source, sink, options, &fitted, plane, progress)
 }
 
 /// What [`run`] will report as the whole.
@@ -237,20 +239,28 @@ pub fn fit_planes(
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Fitted>> {
     output_info(model, source.info(), options)?;
-    fit(model, source, options, go_on)
+    fit(model, source, options, &mut Vec::new(), go_on)
 }
 
+/// Leaves in `plane` what it has read last.
 pub(crate) fn fit(
     model: &Model,
     source: &mut dyn PlaneSource,
     options: &RestoreOptions,
+    plane: &mut Vec<f32>,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Fitted>> {
     if let Some(fitted) = &options.fitted {
         return Ok(fitted.clone());
     }
     let normalization = options.normalization.unwrap_or(model.facts().normalization);
-    channels(source.info(), options).map(|channel| normalization.fit(source, channel, go_on)).collect()
+    let threads = threads(options);
+    let channels = channels(source.info(), options);
+    channels.map(|channel| normalization.fit_through(source, channel, threads, plane, go_on)).collect()
+}
+
+fn threads(options: &RestoreOptions) -> usize {
+    options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).min(1024)
 }
 
 /// Channels of the source that are restored.
@@ -258,13 +268,15 @@ fn channels(input: &ImageInfo, options: &RestoreOptions) -> Range<usize> {
     options.channel.map_or(0..input.shape.c, |channel| channel..channel + 1)
 }
 
-/// Restores plane by plane with normalisations that are fitted already.
+/// Restores plane by plane with normalisations that are fitted already. `plane` may hold the plane of a source that is
+/// restored in one, which is not read then.
 pub(crate) fn run(
     model: &Model,
     source: &mut dyn PlaneSource,
     sink: &mut dyn PlaneSink,
     options: &RestoreOptions,
     fitted: &[Fitted],
+    mut plane: Vec<f32>,
     progress: OnProgress,
 ) -> Result<()> {
     let plan = Plan::new(model, source.info(), options)?;
@@ -314,7 +326,7 @@ pub(crate) fn run(
             loop {
                 while under_way < 2 * plan.threads && waiting.len() < plan.open_units() {
                     let Some(planes) = units.next() else { break };
-                    let unit = Unit::read(&plan, planes, fitted, source)?;
+                    let unit = Unit::read(&plan, planes, fitted, source, std::mem::take(&mut plane))?;
                     for job in plan.jobs(&unit) {
                         under_way += 1;
                         to_workers.send(job).map_err(|_| Error::Inference("all workers have stopped".into()))?;
@@ -377,8 +389,7 @@ impl Plan {
         let shape = input.shape;
         let volumetric = network.spatial_axes() == 3;
         let lengths = [if volumetric { shape.z } else { 1 }, shape.y, shape.x];
-        let threads =
-            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).min(1024);
+        let threads = threads(options);
         let multiple = model.multiple();
         let fixed = network.fixed();
         let constraint = |axis: usize| Constraint {
@@ -696,18 +707,29 @@ struct Unit {
 }
 
 impl Unit {
+    /// `plane`: what the only plane of a source holds, or nothing that counts.
     fn read(
         plan: &Plan,
         planes: Vec<PlaneIndex>,
         fitted: &[Fitted],
         source: &mut dyn PlaneSource,
+        plane: Vec<f32>,
     ) -> Result<Arc<Self>> {
         let lengths = [if plan.volumetric { plan.shape.z } else { 1 }, plan.shape.y, plan.shape.x];
         let len = plan.shape.plane_len();
-        let mut unit = Self { samples: vec![0.0; len * planes.len()], planes, lengths, not_finite: Vec::new() };
+        let is_read = plan.units().len() == 1 && planes.len() == 1 && plane.len() == len;
+        let samples = if is_read {
+            plane
+        } else {
+            zeros(len * planes.len())
+                .map_err(|_| Error::InvalidOption(format!("planes of {lengths:?} exceed the memory")))?
+        };
+        let mut unit = Self { samples, planes, lengths, not_finite: Vec::new() };
         for (i, &plane) in unit.planes.iter().enumerate() {
             let samples = &mut unit.samples[i * len..(i + 1) * len];
-            source.read_plane(plane, samples)?;
+            if !is_read {
+                source.read_plane(plane, samples)?;
+            }
             // Without a way out of the loop, it is vectorised.
             if samples.iter().fold(false, |found, value| found | !value.is_finite()) {
                 let bad = samples.iter().enumerate().filter(|(_, value)| !value.is_finite());

@@ -142,6 +142,40 @@ fn an_image_that_no_memory_holds_is_refused_before_its_tiles_are_listed() {
     assert!(text.contains("more than 1048576 tiles"), "{text}");
 }
 
+/// Counts how often planes of an image are read.
+struct Counting<'a> {
+    image: &'a Image,
+    reads: usize,
+}
+
+impl PlaneSource for Counting<'_> {
+    fn info(&self) -> &ImageInfo {
+        &self.image.info
+    }
+
+    fn read_plane(&mut self, index: PlaneIndex, samples: &mut [f32]) -> mdr::Result<()> {
+        self.reads += 1;
+        self.image.as_source().read_plane(index, samples)
+    }
+}
+
+/// An image that is one plane is not decoded a second time after its statistics; of several, each is read for these
+/// (twice, as floats) and to be restored.
+#[test]
+fn the_only_plane_is_read_once() {
+    let model = model(&mean3());
+    for (z, c, reads) in [(1, 1, 1), (2, 1, 6), (1, 2, 4)] {
+        let shape = Shape { t: 1, c, z, y: 30, x: 40 };
+        let image = Image::new(ImageInfo::new(shape, PixelType::F32), noise(5, shape.len())).expect("length fits");
+        let mut source = Counting { image: &image, reads: 0 };
+        let mut restored = Image::zeros(image.info.clone());
+        restore_planes(&model, &mut source, &mut restored, &RestoreOptions::default(), &mut |_| true)
+            .expect("restored");
+        assert_eq!(source.reads, reads, "{z} planes of {c} channels");
+        assert_eq!(restored.samples, run(&model, &image, &RestoreOptions::default()).expect("restored").samples);
+    }
+}
+
 #[test]
 fn every_plane_is_restored_as_if_alone() {
     let plain = with_metadata(&mean3(), &[("mdr.normalization", r#"{"kind":"none"}"#)]);

@@ -5,6 +5,7 @@
 //! made: on a U-Net of 32 features its other lowering, a matrix product, is about a fifth quicker on tiles of 256
 //! pixels and no slower beyond the noise on those of 512.
 
+use crate::zeros::zeros;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -225,7 +226,7 @@ impl Network {
         {
             // New memory that is zero already is touched by the threads of the run alone.
             if output.capacity() < expected {
-                *output = vec![0.0; expected];
+                *output = zeros(expected).map_err(|_| Error::Inference(format!("no memory for {expected} samples")))?;
             }
             output.resize(expected, 0.0);
             if own.run(size, input, output, conv::Manner { threads: options.threads, watch, profile: None }) {

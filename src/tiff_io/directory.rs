@@ -1,7 +1,7 @@
 //! Bytes of a file → directories of tags. Nothing is allocated before it is known that the file is long enough to
 //! hold it, so that a header's lies cost nothing.
 
-use crate::image::zeros;
+use crate::zeros::zeros;
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};

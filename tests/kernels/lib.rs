@@ -24,5 +24,7 @@ mod view;
 mod watch;
 #[path = "../../src/network/conv/winograd.rs"]
 mod winograd;
+#[path = "../../src/zeros.rs"]
+mod zeros;
 
 use watch::Watch;

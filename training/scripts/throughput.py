@@ -40,18 +40,23 @@ def micrograph(side, seed=0):
 
 
 def run(command):
-    """Seconds and peak memory in MB of a whole process."""
+    """Seconds of a whole process."""
     time.sleep(PAUSE)
     start = time.perf_counter()
+    subprocess.run(command, check=True)
+    return time.perf_counter() - start
+
+
+def peak_memory(command):
+    """Most MB of memory that a process has. Who asks takes from its time, so this is a run of its own."""
     process = subprocess.Popen(command)
     peak = 0
     while process.poll() is None:
         peak = max(peak, resident_peak(process.pid))
         time.sleep(0.005)
-    seconds = time.perf_counter() - start
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))} failed")
-    return seconds, peak
+    return peak
 
 
 def resident_peak(pid):
@@ -82,7 +87,13 @@ def main():
         image = micrograph(args.side)
         tifffile.imwrite(folder / "large.tif", image)
         tifffile.imwrite(folder / "small.tif", micrograph(256))
-        restore = [args.mdr, "restore", "--model", args.model, "--threads", str(args.threads), "--force"]
+        output = folder / "out.tif"
+        restore = [args.mdr, "restore", "--model", args.model, "--threads", str(args.threads), "-o", output]
+
+        def ours_on(name, measure=run):
+            # A new file, as the system takes its time to replace one.
+            output.unlink(missing_ok=True)
+            return measure([*restore, folder / name])
 
         def onnx():
             start = time.perf_counter()
@@ -92,11 +103,11 @@ def main():
             return time.perf_counter() - start
 
         profile = [args.mdr, "info", args.model, "--profile", str(args.side), "--threads", str(args.threads)]
-        ours, alone, theirs, memory = [], [], [], 0.0
+        memory = ours_on("large.tif", peak_memory)
+        ours, alone, theirs = [], [], []
         for _ in range(args.repeats):
-            seconds, peak = run([*restore, folder / "large.tif", "-o", folder / "out.tif"])
-            ours.append(seconds)
-            memory = max(memory, peak)
+            ours.append(ours_on("large.tif"))
+            time.sleep(PAUSE)
             steps = subprocess.run(profile, check=True, capture_output=True, text=True).stdout
             alone.append(float(steps.splitlines()[-1].split()[0]) / 1000)
             theirs.append(onnx())
@@ -109,7 +120,7 @@ def main():
             ratio = statistics.median(a / b for a, b in zip(ours, times, strict=True))
             print(f"mdr takes {ratio:.2f} times as long as {label}")
         print(f"peak memory of mdr {memory:.0f} MB")
-        cold = [run([*restore, folder / "small.tif", "-o", folder / "out.tif"])[0] for _ in range(15)]
+        cold = [ours_on("small.tif") for _ in range(15)]
         print(
             f"cold start, 256 x 256: median {statistics.median(cold):.3f} s (of 15, {min(cold):.3f} to {max(cold):.3f})"
         )

@@ -1,5 +1,7 @@
-//! Memory for samples: from the start of a cache line on, so that no vector lies in two, and on large pages where there
-//! is much of it. A network goes through more memory than a processor knows ordinary pages of.
+//! Memory for samples: from the start of a cache line on, so that no vector lies in two. It lies on large pages, where
+//! there is much of it: a network goes through more memory than a processor knows ordinary pages of.
+
+use crate::zeros::zeros;
 
 /// Samples that begin with a cache line.
 #[derive(Default)]
@@ -14,10 +16,10 @@ pub(super) struct Samples {
 const LINE: usize = 16;
 
 impl Samples {
-    /// The system gives memory that is zero, and gives it when it is first used.
+    /// # Panics
+    /// Where the system has not so much memory.
     pub(super) fn zeros(len: usize) -> Self {
-        let mut memory = vec![0.0; len + LINE];
-        ask_for_large_pages(&mut memory);
+        let memory: Vec<f32> = zeros(len + LINE).expect("memory for a network");
         let start = memory.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         Self { memory, start }
     }
@@ -56,21 +58,3 @@ impl PartialEq for Samples {
         self.as_slice() == other.as_slice()
     }
 }
-
-/// For memory that has not been used yet.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn ask_for_large_pages(memory: &mut [f32]) {
-    /// Those of x86-64, and of arm64 with ordinary pages of 4 KB. Of another size, the system gives what it can.
-    const LARGE: usize = 2 << 20;
-    let range = memory.as_mut_ptr_range();
-    let start = range.start.addr().next_multiple_of(LARGE);
-    let end = range.end.addr() / LARGE * LARGE;
-    if start < end {
-        let from = range.start.with_addr(start).cast();
-        // SAFETY: whole pages of this memory, of which only how it is kept changes. A refusal leaves ordinary pages.
-        unsafe { libc::madvise(from, end - start, libc::MADV_HUGEPAGE) };
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn ask_for_large_pages(_: &mut [f32]) {}
