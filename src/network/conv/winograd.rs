@@ -157,8 +157,10 @@ impl Winograd {
         let (padded, channels) = (self.padded(), self.input_blocks() * self.lanes);
         let mut packed = vec![0.0; positions * channels * padded];
         let group = self.lanes * VECTORS;
+        let taps = transform[0].len();
+        let mut kernels = vec![[0.0; TOGETHER]; taps * taps];
         for to_sort in 0..self.spread * self.spread {
-            for output in 0..outputs {
+            for output in (0..outputs).step_by(TOGETHER) {
                 let place = to_sort * self.bias.len() + output;
                 // The group's first output and its width.
                 let start = place / group * group;
@@ -171,14 +173,20 @@ impl Winograd {
                             to_sort % self.spread + from_sort % self.stride,
                         ];
                         for i in input..input + count {
-                            let kernel = &weights[(output * inputs + i) * side * side..][..side * side];
-                            let weight = |y: usize, x: usize| {
-                                let [y, x] = [tap(phases[0], y), tap(phases[1], x)];
-                                if y < side && x < side { f64::from(kernel[y * side + x]) } else { 0.0 }
-                            };
-                            for (position, value) in transformed(&transform, weight).enumerate() {
+                            for (at, kernels) in kernels.iter_mut().enumerate() {
+                                let [y, x] = [tap(phases[0], at / taps), tap(phases[1], at % taps)];
+                                let there = y < side && x < side;
+                                for (output, kernel) in (output..outputs).zip(kernels) {
+                                    let weight = || weights[((output * inputs + i) * side + y) * side + x];
+                                    *kernel = if there { f64::from(weight()) } else { 0.0 };
+                                }
+                            }
+                            for (position, values) in transformed(&transform, &kernels).enumerate() {
                                 let panel = position * channels * padded + start * channels;
-                                packed[panel + (channel + i - input) * width + place - start] = value as f32;
+                                let to = &mut packed[panel + (channel + i - input) * width + place - start..];
+                                for (to, value) in to.iter_mut().zip(values).take(outputs - output) {
+                                    *to = value as f32;
+                                }
                             }
                         }
                         channel += count.next_multiple_of(self.lanes);
@@ -692,18 +700,27 @@ impl Product<'_> {
     }
 }
 
-/// G g Gᵀ, position by position, of a kernel of as many taps as G has columns.
+/// Kernels that are transformed at once; so many outputs are in one vector at least.
+const TOGETHER: usize = 4;
+
+/// G g Gᵀ, position by position, of kernels of as many taps as G has columns.
 fn transformed<'a>(
     transform: &'a [Vec<f64>],
-    weight: impl Fn(usize, usize) -> f64 + 'a,
-) -> impl Iterator<Item = f64> + 'a {
-    let taps = transform[0].len();
-    // g Gᵀ.
-    let half: Vec<Vec<f64>> = (0..taps)
-        .map(|y| transform.iter().map(|column| (0..taps).map(|x| column[x] * weight(y, x)).sum()).collect())
-        .collect();
-    let side = transform.len();
-    (0..side * side).map(move |position| {
-        transform[position / side].iter().zip(&half).map(|(factor, row)| factor * row[position % side]).sum()
-    })
+    kernels: &[[f64; TOGETHER]],
+) -> impl Iterator<Item = [f64; TOGETHER]> + 'a {
+    let (side, taps) = (transform.len(), transform[0].len());
+    // g Gᵀ, column by column.
+    let half: Vec<_> = (0..side * taps).map(|at| sum(&transform[at / taps], &kernels[at % taps * taps..])).collect();
+    (0..side * side).map(move |position| sum(&transform[position / side], &half[position % side * taps..]))
+}
+
+/// Sum of values, each times its factor.
+fn sum(factors: &[f64], values: &[[f64; TOGETHER]]) -> [f64; TOGETHER] {
+    let mut sum = [0.0; TOGETHER];
+    for (factor, values) in factors.iter().zip(values) {
+        for (sum, value) in sum.iter_mut().zip(values) {
+            *sum += factor * value;
+        }
+    }
+    sum
 }
