@@ -8,7 +8,7 @@
 //! A transposed convolution of stride s is s² ordinary ones, each of which makes every s-th pixel of every s-th row.
 
 use super::samples::Samples;
-use super::simd::{Isa, VECTORS, Vector};
+use super::simd::{Isa, SUMS, VECTORS, Vector};
 use super::view::{Activation, View};
 use std::sync::Arc;
 
@@ -65,7 +65,9 @@ pub(super) const MOST_PLANES: usize = 4;
 /// Most pixels of a register tile: more would leave no register for addresses' and activations' constants.
 const MOST_PIXELS: usize = 12;
 /// Pixels that are summed up together by gathering.
-const GATHERED: usize = 8;
+const GATHERED: usize = SUMS;
+/// Pixels whose sums go through the activation together.
+const ACTIVATED: usize = 8 * GATHERED;
 
 /// Lanes of a tensor of so many channels.
 pub(super) fn lanes_of(isa: Isa, channels: usize) -> usize {
@@ -157,12 +159,23 @@ impl Direct {
                 for output in 0..self.outputs {
                     let out = row.add(output * to.block_stride + pixels.first);
                     if vectors {
-                        let mut done = 0;
-                        while done < pixels.count {
-                            let count = (pixels.count - done).min(GATHERED);
-                            let out = out.add(done * pixels.step);
-                            self.gather::<V>(sources, zeros, top, output, start + done, out, pixels.step, count);
-                            done += count;
+                        for done in (0..pixels.count).step_by(ACTIVATED) {
+                            let count = (pixels.count - done).min(ACTIVATED);
+                            let mut values = [0.0; ACTIVATED];
+                            for (group, values) in values.as_chunks_mut().0.iter_mut().enumerate() {
+                                let x = start + done + group * GATHERED;
+                                if group * GATHERED >= count {
+                                    break;
+                                }
+                                *values = match self.window.stride[1] {
+                                    1 => self.gather::<V, 1>(sources, zeros, top, output, x),
+                                    _ => self.gather::<V, 0>(sources, zeros, top, output, x),
+                                };
+                            }
+                            self.activation.apply_all(&mut values);
+                            for (p, value) in values[..count].iter().enumerate() {
+                                *out.add((done + p) * pixels.step) = *value;
+                            }
                         }
                     } else {
                         self.plain(sources, zeros, top, output, start, out, pixels.step, pixels.count);
@@ -200,23 +213,19 @@ impl Direct {
         }
     }
 
-    /// Sums of one output channel, up to `GATHERED` pixels.
-    #[expect(clippy::too_many_arguments, reason = "a kernel's inner loop")]
+    /// Sums of one output channel, of `GATHERED` pixels. `STRIDE` may be 0 for one that is not constant.
     #[inline(always)]
-    unsafe fn gather<V: Vector>(
+    unsafe fn gather<V: Vector, const STRIDE: usize>(
         &self,
         sources: &[View],
         zeros: *const f32,
         top: isize,
         output: usize,
         x: usize,
-        out: *mut f32,
-        step: usize,
-        count: usize,
-    ) {
+    ) -> [f32; GATHERED] {
         let [height, width] = self.window.kernel;
         let left = self.window.first(1, x);
-        let pixel = self.window.stride[1] * V::LANES;
+        let pixel = V::LANES * if STRIDE > 0 { STRIDE } else { self.window.stride[1] };
         // SAFETY: as the caller of `compute` promises.
         unsafe {
             let mut sums = [V::splat(0.0); GATHERED];
@@ -238,17 +247,11 @@ impl Direct {
                     }
                 }
             }
-            let mut values = [0.0; GATHERED];
-            for (value, sum) in values.iter_mut().zip(sums) {
-                *value = sum.sum() + self.bias[output];
-            }
-            // All of them at once, as a vector.
+            let mut values = V::sums(sums);
             for value in &mut values {
-                *value = self.activation.apply_one(*value);
+                *value += self.bias[output];
             }
-            for (p, value) in values.iter().enumerate().take(count) {
-                *out.add(p * step) = *value;
-            }
+            values
         }
     }
 
@@ -302,7 +305,7 @@ impl Direct {
                 }
             }
             for p in 0..count {
-                *out.add(p * step) = self.activation.apply_one(*out.add(p * step));
+                self.activation.apply_all(std::slice::from_mut(&mut *out.add(p * step)));
             }
         }
     }

@@ -83,6 +83,9 @@ impl Isa {
 /// multiplications.
 pub(super) const VECTORS: usize = 2;
 
+/// Vectors whose lanes are summed up together.
+pub(super) const SUMS: usize = 8;
+
 /// Several samples in a row.
 ///
 /// # Safety
@@ -105,8 +108,8 @@ pub(super) trait Vector: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// The smaller of each two; where `self` is NaN, NaN.
     unsafe fn min(self, other: Self) -> Self;
-    /// The sum of all lanes.
-    unsafe fn sum(self) -> f32;
+    /// The sums of all lanes of each, as many additions and less than half the work of one after the other.
+    unsafe fn sums(all: [Self; SUMS]) -> [f32; SUMS];
 }
 
 /// Eight samples, which compilers split over whatever vectors a processor has.
@@ -175,16 +178,20 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        let [a, b, c, d, e, f, g, h] = self.0;
-        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    unsafe fn sums(all: [Self; SUMS]) -> [f32; SUMS] {
+        let mut sums = [0.0; SUMS];
+        for i in 0..SUMS {
+            let [a, b, c, d, e, f, g, h] = all[i].0;
+            sums[i] = ((a + e) + (c + g)) + ((b + f) + (d + h));
+        }
+        sums
     }
 }
 
 /// Implements [`Vector`] by intrinsics of the same names; the reason why each call is sound is the trait's contract.
 macro_rules! vector {
     ($name:ident, $lanes:literal, $pixels:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident,
-     $fma:ident, $fnma:ident, $max:ident, $min:ident, $sum:ident) => {
+     $fma:ident, $fnma:ident, $max:ident, $min:ident, $sums:ident) => {
         impl Vector for $name {
             const LANES: usize = $lanes;
             const PIXELS: usize = $pixels;
@@ -245,9 +252,9 @@ macro_rules! vector {
             }
 
             #[inline(always)]
-            unsafe fn sum(self) -> f32 {
+            unsafe fn sums(all: [Self; SUMS]) -> [f32; SUMS] {
                 // SAFETY: the instructions are there.
-                unsafe { $sum(self.0) }
+                unsafe { $sums(all) }
             }
         }
     };
@@ -271,18 +278,23 @@ vector!(
     _mm256_fnmadd_ps,
     _mm256_max_ps,
     _mm256_min_ps,
-    sum_of_8
+    sums_of_8
 );
 
-/// AVX2 has no instruction for it.
+/// Sums of neighbours, three times; the halves of a register are added last.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn sum_of_8(samples: __m256) -> f32 {
-    // SAFETY: the caller has AVX2.
+unsafe fn sums_of_8([a, b, c, d, e, f, g, h]: [Avx2; SUMS]) -> [f32; SUMS] {
+    // SAFETY: the caller has AVX2; the result has room for eight samples.
     unsafe {
-        let four = _mm_add_ps(_mm256_castps256_ps128(samples), _mm256_extractf128_ps(samples, 1));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        let [ab, cd] = [_mm256_hadd_ps(a.0, b.0), _mm256_hadd_ps(c.0, d.0)];
+        let [ef, gh] = [_mm256_hadd_ps(e.0, f.0), _mm256_hadd_ps(g.0, h.0)];
+        let [first, last] = [_mm256_hadd_ps(ab, cd), _mm256_hadd_ps(ef, gh)];
+        let low = _mm256_permute2f128_ps(first, last, 0x20);
+        let high = _mm256_permute2f128_ps(first, last, 0x31);
+        let mut sums = [0.0; SUMS];
+        _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_add_ps(low, high));
+        sums
     }
 }
 
@@ -304,8 +316,40 @@ vector!(
     _mm512_fnmadd_ps,
     _mm512_max_ps,
     _mm512_min_ps,
-    _mm512_reduce_add_ps
+    sums_of_16
 );
+
+/// Quarters of registers are added until each is what is left of one vector, then what lies in them.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sums_of_16([a, b, c, d, e, f, g, h]: [Avx512; SUMS]) -> [f32; SUMS] {
+    // Of both vectors, quarters 0 and 1, 2 and 3, 0 and 2, 1 and 3.
+    const LOW: i32 = 0b01_00_01_00;
+    const HIGH: i32 = 0b11_10_11_10;
+    const EVEN: i32 = 0b10_00_10_00;
+    const ODD: i32 = 0b11_01_11_01;
+    macro_rules! added {
+        ($a:expr, $b:expr, $some:ident, $others:ident) => {
+            _mm512_add_ps(_mm512_shuffle_f32x4::<$some>($a, $b), _mm512_shuffle_f32x4::<$others>($a, $b))
+        };
+    }
+    // SAFETY: the caller has AVX-512; the result has room for eight samples.
+    unsafe {
+        // Quarters: a0 + a2, a1 + a3, b0 + b2, b1 + b3; and so on.
+        let [ab, cd] = [added!(a.0, b.0, LOW, HIGH), added!(c.0, d.0, LOW, HIGH)];
+        let [ef, gh] = [added!(e.0, f.0, LOW, HIGH), added!(g.0, h.0, LOW, HIGH)];
+        // Quarters: what is left of a, b, c, d; of e, f, g, h.
+        let [first, last] = [added!(ab, cd, EVEN, ODD), added!(ef, gh, EVEN, ODD)];
+        // In each quarter: two of a, two of e by turns; then one of each.
+        let twos = _mm512_add_ps(_mm512_unpacklo_ps(first, last), _mm512_unpackhi_ps(first, last));
+        let ones = _mm512_add_ps(twos, _mm512_permute_ps(twos, 0b01_00_11_10));
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+        let ordered = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, ones));
+        let mut sums = [0.0; SUMS];
+        _mm256_storeu_ps(sums.as_mut_ptr(), ordered);
+        sums
+    }
+}
 
 /// Two registers of four: as many channels as AVX2 has.
 #[cfg(target_arch = "aarch64")]
@@ -315,7 +359,27 @@ pub(super) struct Neon(float32x4x2_t);
 #[cfg(target_arch = "aarch64")]
 mod neon {
     //! Each of the two halves.
+    use super::{Neon, SUMS};
     use std::arch::aarch64::*;
+
+    #[inline(always)]
+    pub unsafe fn sums(all: [Neon; SUMS]) -> [f32; SUMS] {
+        // SAFETY: the caller has NEON; the result has room for eight samples.
+        unsafe {
+            let [a, b, c, d, e, f, g, h] = all;
+            macro_rules! pair {
+                ($a:ident, $b:ident) => {
+                    vpaddq_f32(vaddq_f32($a.0.0, $a.0.1), vaddq_f32($b.0.0, $b.0.1))
+                };
+            }
+            let first = vpaddq_f32(pair!(a, b), pair!(c, d));
+            let last = vpaddq_f32(pair!(e, f), pair!(g, h));
+            let mut sums = [0.0; SUMS];
+            vst1q_f32(sums.as_mut_ptr(), first);
+            vst1q_f32(sums.as_mut_ptr().add(4), last);
+            sums
+        }
+    }
 
     #[inline(always)]
     pub unsafe fn splat(value: f32) -> float32x4x2_t {
@@ -349,12 +413,6 @@ mod neon {
     }
     halves!(add, vaddq_f32);
     halves!(sub, vsubq_f32);
-    #[inline(always)]
-    pub unsafe fn sum(samples: float32x4x2_t) -> f32 {
-        // SAFETY: the caller has NEON.
-        unsafe { vaddvq_f32(vaddq_f32(samples.0, samples.1)) }
-    }
-
     halves!(max, vmaxq_f32);
     halves!(min, vminq_f32);
 
@@ -372,6 +430,6 @@ mod neon {
 }
 
 #[cfg(target_arch = "aarch64")]
-use neon::{add, fma, fnma, load, max, min, splat, store, sub, sum};
+use neon::{add, fma, fnma, load, max, min, splat, store, sub, sums};
 #[cfg(target_arch = "aarch64")]
-vector!(Neon, 8, 6, splat, load, store, add, sub, fma, fnma, max, min, sum);
+vector!(Neon, 8, 6, splat, load, store, add, sub, fma, fnma, max, min, sums);

@@ -133,12 +133,18 @@ fn curved_activations_agree_with_f64() {
     let f64_of = |activation, x: f64| if activation == Activation::Tanh { x.tanh() } else { 1.0 / (1.0 + (-x).exp()) };
     for activation in [Activation::Tanh, Activation::Sigmoid] {
         let many = (-200_000..200_000).map(|i| i as f32 * 1e-4);
-        for x in many.chain([0.0, 1e-30, -1e-30, 88.0, -88.0, 1e30, -1e30, f32::INFINITY, f32::NEG_INFINITY]) {
-            let found = f64::from(activation.apply_one(x));
+        let odd = [0.0, 1e-30, -1e-30, 88.0, -88.0, 1e30, -1e30, f32::INFINITY, f32::NEG_INFINITY];
+        let values: Vec<f32> = many.chain(odd).collect();
+        let mut found = values.clone();
+        activation.apply_all(&mut found);
+        for (x, found) in values.into_iter().zip(found) {
+            let found = f64::from(found);
             let expected = f64_of(activation, f64::from(x));
             assert!((found - expected).abs() < 2e-7, "{activation:?} of {x}: {found}, expected {expected}");
         }
-        assert!(activation.apply_one(f32::NAN).is_nan());
+        let mut nan = [f32::NAN; 9];
+        activation.apply_all(&mut nan);
+        assert!(nan.iter().all(|value| value.is_nan()));
     }
 }
 

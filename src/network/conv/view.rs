@@ -83,26 +83,17 @@ impl Activation {
         }
     }
 
+    /// Of many samples; a loop for each kind, as compilers make vectors of such.
     #[inline(always)]
-    pub(super) fn apply_one(self, value: f32) -> f32 {
+    pub(super) fn apply_all(self, values: &mut [f32]) {
         match self {
-            Self::None => value,
-            Self::Relu => {
-                if value < 0.0 {
-                    0.0
-                } else {
-                    value
-                }
-            }
+            Self::None => {}
+            Self::Relu => values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value }),
             Self::Leaky(slope) => {
-                if value < 0.0 {
-                    value * slope
-                } else {
-                    value
-                }
+                values.iter_mut().for_each(|value| *value = if *value < 0.0 { *value * slope } else { *value });
             }
-            Self::Tanh => tanh(value),
-            Self::Sigmoid => sigmoid(value),
+            Self::Tanh => values.iter_mut().for_each(|value| *value = tanh(*value)),
+            Self::Sigmoid => values.iter_mut().for_each(|value| *value = sigmoid(*value)),
         }
     }
 }
@@ -250,11 +241,10 @@ pub(super) unsafe fn map_row<V: Vector>(
                 activation.apply(value).store(target.add(i));
                 i += V::LANES;
             }
-            while i < samples {
-                let value = *first.add(i) + second.map_or(0.0, |second| *second.add(i));
-                *target.add(i) = activation.apply_one(value);
-                i += 1;
+            for i in i..samples {
+                *target.add(i) = *first.add(i) + second.map_or(0.0, |second| *second.add(i));
             }
+            activation.apply_all(std::slice::from_raw_parts_mut(target.add(i), samples - i));
         }
     }
 }
