@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Numbers, beads, identity, identity_3d, mean3, mean3_3d, noise, unet, upsample2, with_metadata};
+use common::{Net, Numbers, beads, identity, identity_3d, mean3, mean3_3d, noise, unet, upsample2, with_metadata};
 use mdr::network::{RunOptions, Watch};
 use mdr::restore::restore_planes;
 use mdr::{
@@ -311,6 +311,22 @@ fn a_foreign_model_can_be_told_its_task() {
     let image = Image::new(info, noise(2, 192)).expect("length fits");
     let options = RestoreOptions { task: Some(Task::Axial), ..RestoreOptions::default() };
     assert_eq!(run(&model(&identity()), &image, &options).expect("restored").info.shape.z, 5);
+}
+
+/// No layer is far ahead of the next, also where the first result needs many rows of the first layers.
+#[test]
+fn a_deep_network_keeps_few_rows_of_each_layer() {
+    let (layers, features, columns) = (40, 16, 512);
+    let mut net = Net::new(2, 1);
+    let mut x = net.conv("image", 1, features, 3);
+    for _ in 1..layers {
+        x = net.conv(&x, features, features, 3);
+    }
+    let y = net.conv(&x, features, 1, 3);
+    let bytes = model(&net.finish(&y)).network().memory_bytes([1, 2048, columns], RunOptions::default());
+    let row = 4 * features * columns;
+    let rows = bytes as usize / row / layers;
+    assert!(rows < 32, "{rows} rows of each of {layers} layers");
 }
 
 #[test]

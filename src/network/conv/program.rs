@@ -316,9 +316,18 @@ impl Layout {
 }
 
 /// In which order rows are made, and how many rows of each tensor are there at most.
+///
+/// Results are asked for in bands. What a band needs, which for the first is much, is made in rounds: every step makes as
+/// many rows as a band has, or as its sources allow, so that no tensor is far ahead of those made of it.
 fn schedule(program: &Program, sizes: &[[usize; 2]]) -> (Vec<Task>, Vec<usize>) {
     let heights: Vec<usize> = sizes.iter().map(|size| size[0]).collect();
     let (mut tasks, mut slots) = (vec![], vec![0; heights.len()]);
+    // Several steps may fill one tensor, part by part; the slowest counts.
+    let mut makers = vec![vec![]; heights.len()];
+    for (index, step) in program.steps.iter().enumerate() {
+        makers[step.to].push(index);
+    }
+    let mut made_by = vec![0; program.steps.len()];
     let mut made = vec![0; heights.len()];
     let mut kept = vec![0; heights.len()];
     for &input in program.inputs.iter().flatten() {
@@ -332,36 +341,44 @@ fn schedule(program: &Program, sizes: &[[usize; 2]]) -> (Vec<Task>, Vec<usize>) 
             let rows = (band * BAND).min(tallest);
             wanted[output] = (rows * heights[output]).div_ceil(tallest);
         }
-        for step in program.steps.iter().rev() {
+        for (step, &made) in program.steps.iter().zip(&made_by).rev() {
             let end = step.op.whole_rows(wanted[step.to], sizes[step.to][1]).min(heights[step.to]);
             wanted[step.to] = end;
-            if end > made[step.to] {
+            if end > made {
                 for (index, &source) in step.from.iter().enumerate() {
-                    let needed = step.op.needs(index, made[step.to]..end, heights[source]);
+                    let needed = step.op.needs(index, made..end, heights[source]);
                     wanted[source] = wanted[source].max(needed.end);
                 }
             }
         }
-        for (index, step) in program.steps.iter().enumerate() {
-            let rows = made[step.to]..wanted[step.to];
-            // Several steps may fill one tensor, part by part; the last one counts.
-            if !rows.is_empty() {
-                tasks.push(Task { step: index, rows });
+        while program.steps.iter().zip(&made_by).any(|(step, &made)| made < wanted[step.to]) {
+            let before = tasks.len();
+            for (number, step) in program.steps.iter().enumerate() {
+                let start = made_by[number];
+                let most = start + (BAND * heights[step.to]).div_ceil(tallest);
+                let whole = |rows: usize| step.op.whole_rows(rows, sizes[step.to][1]).min(wanted[step.to]);
+                let can = |end: usize| {
+                    let mut sources = step.from.iter().enumerate();
+                    sources.all(|(index, &from)| step.op.needs(index, start..end, heights[from]).end <= made[from])
+                };
+                let mut ends = (start + 1..=whole(most)).rev();
+                let Some(end) = ends.find(|&end| whole(end) == end && can(end)) else { continue };
+                tasks.push(Task { step: number, rows: start..end });
+                made_by[number] = end;
+                made[step.to] = makers[step.to].iter().map(|&maker| made_by[maker]).min().unwrap_or(end);
+                slots[step.to] = slots[step.to].max(end - kept[step.to]);
             }
-        }
-        for tensor in 0..heights.len() {
-            slots[tensor] = slots[tensor].max(wanted[tensor] - kept[tensor]);
-        }
-        made = wanted;
-        let mut needed = heights.clone();
-        for step in &program.steps {
-            for (index, &source) in step.from.iter().enumerate() {
-                let first = step.op.keeps(index, made[step.to], heights[step.to], heights[source]);
-                needed[source] = needed[source].min(first);
+            assert!(tasks.len() > before, "the first step that has not made all can go on");
+            let mut needed = heights.clone();
+            for (step, &made) in program.steps.iter().zip(&made_by) {
+                for (index, &source) in step.from.iter().enumerate() {
+                    let first = step.op.keeps(index, made, heights[step.to], heights[source]);
+                    needed[source] = needed[source].min(first);
+                }
             }
-        }
-        for (kept, (needed, made)) in kept.iter_mut().zip(needed.into_iter().zip(&made)) {
-            *kept = needed.min(*made);
+            for (kept, (needed, made)) in kept.iter_mut().zip(needed.into_iter().zip(&made)) {
+                *kept = needed.min(*made);
+            }
         }
     }
     (tasks, slots)
