@@ -2,11 +2,13 @@
 //! weights sum to 1 ([`AxisTiling::weights`]), so nothing is left to divide.
 
 use crate::tiling::AxisTiling;
+use crate::zeros::zeros;
+use crate::{Error, Result};
 
 /// The output that tiles are put on: f32 samples in the order C, Z, Y, X.
 #[derive(Debug)]
 pub struct Canvas {
-    /// None until the first tile comes.
+    /// Empty until the first tile comes.
     samples: Vec<f32>,
     len: usize,
     channels: usize,
@@ -39,7 +41,10 @@ impl Canvas {
 
     /// Adds the output of the tile `index` (one number per axis Z, Y, X of `tilings`): samples in the order C, Z, Y,
     /// X over the tile's whole read, of which the part to be kept is used.
-    pub fn add(&mut self, tilings: &[AxisTiling; 3], index: [usize; 3], output: &[f32]) {
+    ///
+    /// # Errors
+    /// [`Error::Inference`] where the memory does not hold the canvas.
+    pub fn add(&mut self, tilings: &[AxisTiling; 3], index: [usize; 3], output: &[f32]) -> Result<()> {
         let weights = [0, 1, 2].map(|axis| tilings[axis].weights(index[axis], self.scale[axis]));
         let spans = [0, 1, 2].map(|axis| &tilings[axis].spans[index[axis]]);
         let sides = [0, 1, 2].map(|axis| spans[axis].read.len() * self.scale[axis]);
@@ -47,7 +52,8 @@ impl Canvas {
         let skip = [0, 1, 2].map(|a| write[a].start - spans[a].read.start * self.scale[a]);
         let plain = weights.iter().all(Option::is_none);
         if self.samples.is_empty() {
-            self.samples = vec![0.0; self.len];
+            self.samples =
+                zeros(self.len).map_err(|_| Error::Inference(format!("no memory for {} samples", self.len)))?;
         }
         let weight = |axis: usize, i: usize| weights[axis].as_ref().map_or(1.0, |weights| weights[i]);
         for channel in 0..self.channels {
@@ -69,9 +75,10 @@ impl Canvas {
                 }
             }
         }
+        Ok(())
     }
 
-    /// The samples, in the order C, Z, Y, X.
+    /// The samples, in the order C, Z, Y, X, once there was a tile.
     pub fn into_samples(self) -> Vec<f32> {
         self.samples
     }
@@ -104,7 +111,7 @@ mod tests {
                             output.extend((rx.start * scale..rx.end * scale).map(|column| value(c, row, column)));
                         }
                     }
-                    canvas.add(&tilings, [0, iy, ix], &output);
+                    canvas.add(&tilings, [0, iy, ix], &output).expect("memory");
                 }
             }
             let samples = canvas.into_samples();

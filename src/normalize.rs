@@ -93,7 +93,7 @@ impl Normalization {
         self.fit_through(source, channel, 1, &mut Vec::new(), go_on)
     }
 
-    /// The same in so many threads, with memory for a plane: the last that was read stays there.
+    /// The same, with memory for a plane: the last that was read stays there. Percentiles are counted in so many threads.
     pub(crate) fn fit_through(
         &self,
         source: &mut dyn PlaneSource,
@@ -152,7 +152,7 @@ struct Samples<'a> {
     channel: usize,
     threads: usize,
     plane: &'a mut Vec<f32>,
-    /// Whether `plane` is one of the channel.
+    /// Whether `plane` holds one of the channel already.
     is_read: bool,
     go_on: &'a mut dyn FnMut() -> bool,
 }
@@ -190,7 +190,9 @@ impl Samples<'_> {
         };
         let locked = || total.lock().unwrap_or_else(PoisonError::into_inner);
         self.visit(|plane| {
-            if threads == 1 || plane.len() <= PIECE {
+            // Counts of all threads take no more memory than the plane, and less time to add up than to make.
+            let threads = threads.min(plane.len() / (2 * slots));
+            if threads <= 1 {
                 return add(&mut locked(), plane);
             }
             share(plane.chunks(PIECE), threads, |next| {

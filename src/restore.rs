@@ -22,6 +22,7 @@ use crate::{
     tiff_io,
 };
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +42,7 @@ pub struct RestoreOptions {
     /// blended. `None`: just what is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlap: Option<usize>,
-    /// Threads that run the network; `None`: as many as there are processors. The result does not depend on it.
+    /// Threads that take statistics and run the network; `None`: as many as there are processors. The result does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
     /// Bound on the working memory in MB (2^20 bytes); `None`: 2048.
@@ -276,10 +277,11 @@ pub(crate) fn run(
     sink: &mut dyn PlaneSink,
     options: &RestoreOptions,
     fitted: &[Fitted],
-    mut plane: Vec<f32>,
+    plane: Vec<f32>,
     progress: OnProgress,
 ) -> Result<()> {
     let plan = Plan::new(model, source.info(), options)?;
+    let mut only_plane = Some(plane).filter(|plane| plan.has_one_plane() && plane.len() == plan.shape.plane_len());
     let mut report = Progress { done: 0, total: plan.parts() };
     let mut go_on = |report: Progress| if progress(report) { Ok(()) } else { Err(Error::Cancelled) };
     go_on(report)?;
@@ -303,7 +305,9 @@ pub(crate) fn run(
                     }
                     // A worker that died would be waited for.
                     let output = catch_unwind(AssertUnwindSafe(|| plan.run(model, &job, &mut input, watch)))
-                        .unwrap_or_else(|_| Err(Error::Inference("a worker panicked".into())));
+                        .unwrap_or_else(|panic| {
+                            Err(Error::Inference(format!("a worker gave up: {}", reason(&*panic))))
+                        });
                     if to_caller.send((job, output)).is_err() {
                         return;
                     }
@@ -326,7 +330,7 @@ pub(crate) fn run(
             loop {
                 while under_way < 2 * plan.threads && waiting.len() < plan.open_units() {
                     let Some(planes) = units.next() else { break };
-                    let unit = Unit::read(&plan, planes, fitted, source, std::mem::take(&mut plane))?;
+                    let unit = Unit::read(&plan, planes, fitted, source, only_plane.take())?;
                     for job in plan.jobs(&unit) {
                         under_way += 1;
                         to_workers.send(job).map_err(|_| Error::Inference("all workers have stopped".into()))?;
@@ -352,7 +356,7 @@ pub(crate) fn run(
                 };
                 under_way -= 1;
                 let open = waiting.iter_mut().find(|open| Arc::ptr_eq(&open.unit, &job.unit));
-                open.expect("a unit stays open until its last tile").take(&plan, job.tile, output?);
+                open.expect("a unit stays open until its last tile").take(&plan, job.tile, output?)?;
                 report.done = watch.done();
                 go_on(report)?;
             }
@@ -570,6 +574,11 @@ impl Plan {
         self.groups() * self.tile_counts().iter().product::<usize>()
     }
 
+    /// Whether what is restored is a single plane.
+    fn has_one_plane(&self) -> bool {
+        self.units().len() == 1 && self.units().next().is_some_and(|planes| planes.len() == 1)
+    }
+
     /// Tiles in all.
     fn total(&self) -> u64 {
         self.units().len() as u64 * self.tiles_per_unit() as u64
@@ -624,6 +633,12 @@ impl Plan {
         network.run_into(input, tile, &mut output, self.run, watch)?;
         Ok(output)
     }
+}
+
+/// What a panic says.
+fn reason(panic: &dyn Any) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("for no reason that is known")
 }
 
 /// How long a caller that could cancel is not asked.
@@ -707,22 +722,21 @@ struct Unit {
 }
 
 impl Unit {
-    /// `plane`: what the only plane of a source holds, or nothing that counts.
+    /// What is in `only_plane` is not read again.
     fn read(
         plan: &Plan,
         planes: Vec<PlaneIndex>,
         fitted: &[Fitted],
         source: &mut dyn PlaneSource,
-        plane: Vec<f32>,
+        only_plane: Option<Vec<f32>>,
     ) -> Result<Arc<Self>> {
         let lengths = [if plan.volumetric { plan.shape.z } else { 1 }, plan.shape.y, plan.shape.x];
         let len = plan.shape.plane_len();
-        let is_read = plan.units().len() == 1 && planes.len() == 1 && plane.len() == len;
-        let samples = if is_read {
-            plane
-        } else {
-            zeros(len * planes.len())
-                .map_err(|_| Error::InvalidOption(format!("planes of {lengths:?} exceed the memory")))?
+        let is_read = only_plane.is_some();
+        let samples = match only_plane {
+            Some(plane) => plane,
+            None => zeros(len * planes.len())
+                .map_err(|_| Error::InvalidOption(format!("planes of {lengths:?} exceed the memory")))?,
         };
         let mut unit = Self { samples, planes, lengths, not_finite: Vec::new() };
         for (i, &plane) in unit.planes.iter().enumerate() {
@@ -801,7 +815,7 @@ impl Open {
         Self { unit, canvases, next: 0, early: BTreeMap::new() }
     }
 
-    fn take(&mut self, plan: &Plan, tile: usize, output: Vec<f32>) {
+    fn take(&mut self, plan: &Plan, tile: usize, output: Vec<f32>) -> Result<()> {
         self.early.insert(tile, output);
         while let Some(output) = self.early.remove(&self.next) {
             let (group, index) = plan.position(self.next);
@@ -809,10 +823,11 @@ impl Open {
             if plan.tilings.iter().all(|tiling| tiling.spans.len() == 1) && output.len() == canvas.len() {
                 canvas.replace(output);
             } else {
-                canvas.add(&plan.tilings, index, &output);
+                canvas.add(&plan.tilings, index, &output)?;
             }
             self.next += 1;
         }
+        Ok(())
     }
 
     fn is_complete(&self, plan: &Plan) -> bool {

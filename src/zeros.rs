@@ -1,6 +1,6 @@
-//! Memory that is zero: the system gives it when it is first used, on large pages where there is much of it, for giving
-//! a small one takes as long as filling it. Where there is none, `vec!` would end the program; this is an error.
-#![allow(unsafe_code)] // advice to the system
+//! Memory that is zero. The system gives much of it only when it is used, and then on large pages, as giving a small one
+//! takes as long as filling it. Where there is none, `vec!` would end the program; this is an error.
+#![allow(unsafe_code)] // beside `ffi` and the kernels: advice to the system, which nobody wraps
 
 use bytemuck::Zeroable;
 

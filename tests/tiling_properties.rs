@@ -5,7 +5,7 @@ mod common;
 
 use common::{Net, Numbers, beads, identity, identity_3d, mean3, mean3_3d, noise, unet, upsample2, with_metadata};
 use mdr::network::{RunOptions, Watch};
-use mdr::restore::restore_planes;
+use mdr::restore::{fit_planes, output_info, restore_planes};
 use mdr::{
     Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSource, RestoreOptions, Shape, Task,
     restore,
@@ -159,20 +159,25 @@ impl PlaneSource for Counting<'_> {
     }
 }
 
-/// An image that is one plane is not decoded a second time after its statistics; of several, each is read for these
-/// (twice, as floats) and to be restored.
+/// The only plane that is restored is not read a second time after its statistics. Of several, each is read for these, twice
+/// if a channel has many planes of floats, and to be restored. The result is that of statistics taken before.
 #[test]
 fn the_only_plane_is_read_once() {
     let model = model(&mean3());
-    for (z, c, reads) in [(1, 1, 1), (2, 1, 6), (1, 2, 4)] {
+    for (z, c, channel, reads) in [(1, 1, None, 1), (1, 2, Some(1), 1), (2, 1, None, 6), (1, 2, None, 4)] {
         let shape = Shape { t: 1, c, z, y: 30, x: 40 };
-        let image = Image::new(ImageInfo::new(shape, PixelType::F32), noise(5, shape.len())).expect("length fits");
+        let mut samples = noise(5, shape.len());
+        samples[7] = f32::NAN;
+        let image = Image::new(ImageInfo::new(shape, PixelType::F32), samples).expect("length fits");
+        let options = RestoreOptions { channel, ..RestoreOptions::default() };
         let mut source = Counting { image: &image, reads: 0 };
-        let mut restored = Image::zeros(image.info.clone());
-        restore_planes(&model, &mut source, &mut restored, &RestoreOptions::default(), &mut |_| true)
-            .expect("restored");
+        let mut restored = Image::zeros(output_info(&model, &image.info, &options).expect("options fit"));
+        restore_planes(&model, &mut source, &mut restored, &options, &mut |_| true).expect("restored");
         assert_eq!(source.reads, reads, "{z} planes of {c} channels");
-        assert_eq!(restored.samples, run(&model, &image, &RestoreOptions::default()).expect("restored").samples);
+        let fitted = fit_planes(&model, &mut image.as_source(), &options, &mut || true).expect("fitted");
+        let expected = run(&model, &image, &RestoreOptions { fitted: Some(fitted), ..options }).expect("restored");
+        let bits = |image: &Image| image.samples.iter().map(|sample| sample.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&restored), bits(&expected), "{z} planes of {c} channels");
     }
 }
 

@@ -9,6 +9,8 @@ mod direct;
 mod program;
 #[path = "../../src/network/conv/samples.rs"]
 mod samples;
+#[path = "../../src/share.rs"]
+mod share;
 #[path = "../../src/network/conv/simd.rs"]
 mod simd;
 #[path = "../../src/network/conv/team.rs"]

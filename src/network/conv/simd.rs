@@ -108,7 +108,7 @@ pub(super) trait Vector: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// The smaller of each two; where `self` is NaN, NaN.
     unsafe fn min(self, other: Self) -> Self;
-    /// The sums of all lanes of each, as many additions and less than half the work of one after the other.
+    /// The sum of the lanes of each: less than half the work of one after the other.
     unsafe fn sums(all: [Self; SUMS]) -> [f32; SUMS];
 }
 
@@ -358,7 +358,7 @@ pub(super) struct Neon(float32x4x2_t);
 
 #[cfg(target_arch = "aarch64")]
 mod neon {
-    //! Each of the two halves.
+    //! The same instruction for each of the two halves, but `sums`.
     use super::{Neon, SUMS};
     use std::arch::aarch64::*;
 

@@ -3,6 +3,7 @@
 //! lies in its own caches; who has finished its part takes from those of others. The next task begins when all items are
 //! done.
 
+use crate::share::join;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What the threads of a team share.
@@ -50,20 +51,19 @@ impl Team<'_> {
         let parts: Vec<Part> = (0..threads).map(|_| Part::default()).collect();
         let (shared, work) = (&team(&parts), &work);
         std::thread::scope(|scope| {
-            let mut there = 1;
-            while there < threads {
-                let index = there;
+            let mut members = vec![];
+            while members.len() + 1 < threads {
+                let index = members.len() + 1;
                 let member = move || {
                     shared.wait_until(|| shared.threads.load(Ordering::Acquire) > 0);
                     work(&Team { shared, index });
                 };
-                if std::thread::Builder::new().spawn_scoped(scope, member).is_err() {
-                    break;
-                }
-                there += 1;
+                let Ok(member) = std::thread::Builder::new().spawn_scoped(scope, member) else { break };
+                members.push(member);
             }
-            shared.threads.store(there, Ordering::Release);
+            shared.threads.store(1 + members.len(), Ordering::Release);
             work(&Team { shared, index: 0 });
+            join(members);
         });
     }
 

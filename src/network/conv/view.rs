@@ -241,8 +241,8 @@ pub(super) unsafe fn map_row<V: Vector>(
                 activation.apply(value).store(target.add(i));
                 i += V::LANES;
             }
-            for i in i..samples {
-                *target.add(i) = *first.add(i) + second.map_or(0.0, |second| *second.add(i));
+            for rest in i..samples {
+                *target.add(rest) = *first.add(rest) + second.map_or(0.0, |second| *second.add(rest));
             }
             activation.apply_all(std::slice::from_raw_parts_mut(target.add(i), samples - i));
         }

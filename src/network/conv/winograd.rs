@@ -150,6 +150,7 @@ impl Winograd {
     fn with_weights(mut self, side: usize, weights: &[f32], bias: &[f32], tap: impl Fn(usize, usize) -> usize) -> Self {
         let (outputs, inputs) = (bias.len(), self.sources.iter().map(|source| source.0).sum::<usize>());
         assert_eq!(weights.len(), outputs * inputs * side * side, "weights of {outputs} by {inputs} channels");
+        assert!(self.lanes.is_multiple_of(TOGETHER), "outputs that are transformed together lie in one vector");
         let transform = self.method.weights();
         let positions = self.method.side * self.method.side;
         self.bias = bias.to_vec();
@@ -700,7 +701,7 @@ impl Product<'_> {
     }
 }
 
-/// Kernels that are transformed at once; so many outputs are in one vector at least.
+/// Outputs whose kernels are transformed together.
 const TOGETHER: usize = 4;
 
 /// G g Gᵀ, position by position, of kernels of as many taps as G has columns.
