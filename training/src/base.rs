@@ -42,8 +42,10 @@ fn parse(bytes: &[u8]) -> Result<Base> {
     let depth = (0..).take_while(|level| weights.contains_key(&format!("down_level_{level}_no_0.weight"))).count();
     let first = weights.get("down_level_0_no_0.weight").context("no layer down_level_0_no_0")?.size();
     let &[features, 1, kernel, _] = &first[..] else { bail!("its first layer has shape {first:?}") };
+    let middle = weights.get("middle_0.weight").context("no layer middle_0")?.size()[0];
+    let widest = (middle < features << depth).then_some(middle as usize);
     let residual = graph.node.last().is_some_and(|node| node.op_type == "Add");
-    let net = config::Net { depth, features: features as usize, kernel: kernel as usize, residual };
+    let net = config::Net { depth, features: features as usize, widest, kernel: kernel as usize, residual };
     Ok(Base { weights, net })
 }
 

@@ -60,8 +60,10 @@ pub struct Config {
 pub struct Net {
     /// Times the image is halved.
     pub depth: usize,
-    /// Features of the first level; they double with each level.
+    /// Features of the first level; they double with each level ...
     pub features: usize,
+    /// ... up to this number, where there is one.
+    pub widest: Option<usize>,
     /// Side of the convolution kernels, odd.
     pub kernel: usize,
     /// Whether the network predicts what is to be added to its input.
@@ -70,7 +72,7 @@ pub struct Net {
 
 impl Default for Net {
     fn default() -> Self {
-        Self { depth: 2, features: 32, kernel: 3, residual: true }
+        Self { depth: 2, features: 32, widest: None, kernel: 3, residual: true }
     }
 }
 
@@ -665,9 +667,14 @@ impl Config {
             "[simulate] makes images of one task; a run of several ({}) needs images of each",
             several.into_iter().collect::<Vec<_>>().join(", ")
         );
-        let Net { depth, features, kernel, .. } = self.net;
+        let Net { depth, features, widest, kernel, .. } = self.net;
         ensure!((1..=6).contains(&depth), "net.depth = {depth}: expected 1 to 6");
         ensure!((1..=512).contains(&features), "net.features = {features}: expected 1 to 512");
+        if let Some(widest) = widest {
+            let unet = matches!(self.method, MethodKind::Care | MethodKind::Cgan);
+            ensure!(unet, "net.widest is of U-Nets; {} would ignore it", self.method.published_name());
+            ensure!(widest >= features, "net.widest = {widest}: expected net.features = {features} or more");
+        }
         ensure!(kernel % 2 == 1 && kernel <= 15, "net.kernel = {kernel}: expected an odd number up to 15");
         self.data.normalization().check().context("data.percentile_low, data.percentile_high")?;
         part("data.validation_fraction", self.data.validation_fraction)?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 fn mistakes_are_named() {
     let cases = [
         ("net.depth=0", "net.depth = 0: expected 1 to 6"),
+        ("net.widest=1", "net.widest = 1: expected net.features = 4 or more"),
         ("net.kernel=4", "net.kernel = 4: expected an odd number"),
         ("net.feature=4", "unknown field `feature`"),
         ("method=carre", "unknown variant `carre`"),
@@ -44,6 +45,7 @@ fn what_would_be_ignored_or_cannot_work_together_is_named() {
         (&[adversarial[0], adversarial[1], "patches.size=16"], "patches.size = 16: expected at least"),
         (&[adversarial[0], adversarial[1], "gan.beta_1=1.0"], "gan.beta_1 = 1: expected 0 or a decay below 1"),
         (&["method=cgan", "loss.lambda_content=0.1"], "give them with --vgg16 FILE; to make the file: python"),
+        (&["method=cycle-gan", "net.widest=8"], "net.widest is of U-Nets; CycleGAN would ignore it"),
         (&["method=cycle-gan"], "[simulate] makes pairs, which CycleGAN does not use"),
         (&["task=axial"], "needs its optics: [simulate.axial]"),
         (&["task=super-resolve"], "needs its optics: [simulate.widefield]"),

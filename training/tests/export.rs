@@ -14,6 +14,7 @@ fn mdr_computes_what_tch_computes() {
         &["net.depth=1", "net.residual=false"][..],
         &["net.depth=2", "net.kernel=5"],
         &["net.depth=3", "net.features=6", "train.ema=0.9"],
+        &["net.depth=3", "net.features=4", "net.widest=8"],
     ] {
         let config = common::smoke(&[changes, &["patches.size=32"]].concat());
         let method = config.method.build(&config, Device::Cpu);

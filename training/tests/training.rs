@@ -143,12 +143,14 @@ fn a_run_outlives_its_base() {
         train::start(config, data.path(), run, Device::Cpu, &|step| step == stop).unwrap();
     };
     let steps = [common::PAIRS_ONLY, "train.steps=4", "train.validate_every=2"];
-    start(&common::smoke(&[&steps[..], &["net.features=6"]].concat()), &run("base"), 0);
+    start(&common::smoke(&[&steps[..], &["net.features=6", "net.widest=8"]].concat()), &run("base"), 0);
     let model = export::export(&run("base"), mdr::Task::Denoise, None, None).unwrap();
     let base = format!("base={:?}", model.display().to_string());
     start(&common::smoke(&[&steps[..], &[base.as_str()]].concat()), &run("tuned"), 3);
     std::fs::remove_file(model).unwrap();
     assert!(train::resume(data.path(), &run("tuned"), Device::Cpu, &|_| false).unwrap().finished);
+    let net = Config::of_run(&run("tuned").config()).unwrap().net;
+    assert_eq!((net.features, net.widest), (6, Some(8)));
     let tuned = export::export(&run("tuned"), mdr::Task::Denoise, None, None).unwrap();
     assert!(mdr::Model::load(&tuned).is_ok());
 }

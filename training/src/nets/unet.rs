@@ -27,8 +27,8 @@ pub struct UNet {
 impl UNet {
     /// Adds its variables to `path`; with several tasks, every convolution but the last has a gain and an offset for each.
     pub fn new(path: &nn::Path, settings: &config::Net, tasks: usize, rng: &mut Pcg64Mcg) -> Self {
-        let config::Net { depth, features, kernel, residual } = *settings;
-        let width = |level: usize| features << level;
+        let config::Net { depth, features, widest, kernel, residual } = *settings;
+        let width = |level: usize| (features << level).min(widest.unwrap_or(usize::MAX));
         let mut layer = |name: String, inputs, outputs| {
             let conv = Conv::new(&(path / &name), [inputs, outputs], kernel, tasks, rng);
             (name, conv)
