@@ -36,14 +36,10 @@ pub fn ssim(restored: &Tensor, target: &Tensor, range: &Tensor, weight: &Tensor)
     ((ssim * -1.0 + 1.0) * weight).mean(Kind::Float)
 }
 
-/// Cycle consistency, mean(|G(F(x)) − x|) (Zhu et al. 2017, eq. 2, one of its two terms).
-pub fn cycle(reconstructed: &Tensor, original: &Tensor) -> Tensor {
-    (reconstructed - original).abs().mean(Kind::Float)
-}
-
-/// Identity, mean(|G(y) − y|) for a y that is as G's results should be (Zhu et al. 2017, section 5.2, after Taigman et
-/// al. 2017).
-pub fn identity(mapped: &Tensor, original: &Tensor) -> Tensor {
+/// mean(|mapped − original|): cycle consistency, where the image went there and back (Zhu et al. 2017, eq. 2, one of its
+/// two terms), and identity, where it was already as the generator's results should be (their section 5.2, after Taigman
+/// et al. 2017).
+pub fn distance(mapped: &Tensor, original: &Tensor) -> Tensor {
     (mapped - original).abs().mean(Kind::Float)
 }
 

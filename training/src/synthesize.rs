@@ -6,7 +6,7 @@ use crate::base64::base64;
 use crate::checkpoint;
 use crate::config::Config;
 use crate::methods::cin_gan::with_noise;
-use crate::nets::Net;
+use crate::nets::{Net, on_plane};
 use crate::pairs::{self, Plane};
 use crate::train::{RunFolder, write};
 use crate::transfer::{self, Transfer};
@@ -83,15 +83,9 @@ impl Synthesizer {
 
 /// As [`Synthesizer::degrade`], with any generator.
 pub fn degrade(net: &dyn Net, clean: &Plane, task: usize, device: Device, rng: &mut Pcg64Mcg) -> Plane {
-    let multiple = net.tile_multiple();
-    let pad = |length: usize| (length.next_multiple_of(multiple) - length) as i64;
-    let image = Tensor::from_slice(&clean.samples).reshape([1, 1, clean.y as i64, clean.x as i64]).to_device(device);
-    let image = image.replication_pad2d([0, pad(clean.x), 0, pad(clean.y)]);
-    let degraded = tch::no_grad(|| net.forward(&with_noise(&image, rng), task, Kind::Float));
-    let degraded = degraded.narrow(2, 0, clean.y as i64).narrow(3, 0, clean.x as i64).contiguous();
-    let mut samples = vec![0.0; clean.samples.len()];
-    degraded.to_device(Device::Cpu).reshape([-1]).copy_data(&mut samples, clean.samples.len());
-    Plane { y: clean.y, x: clean.x, samples }
+    on_plane(clean, net.tile_multiple(), device, |image| {
+        tch::no_grad(|| net.forward(&with_noise(image, rng), task, Kind::Float))
+    })
 }
 
 /// Degrades every clean image, and writes pairs, statistics and the sheet; gives the path of the sheet.

@@ -4,6 +4,7 @@
 use crate::config::{Config, Split};
 use crate::degrade;
 use crate::methods::Method;
+use crate::nets::on_plane;
 use crate::pairs::{Entry, Images, Pair, Plane, normalized};
 use crate::synthesize::{self, Statistics};
 use anyhow::{Context, Result};
@@ -12,7 +13,7 @@ use mdr::montage::{Panel, montage};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use std::path::Path;
-use tch::{Device, Tensor};
+use tch::Device;
 
 /// Larger planes are cropped around their middle to this side, in pixels.
 const LARGEST_SIDE: usize = 512;
@@ -282,21 +283,9 @@ impl Validation {
     }
 }
 
-/// Restores one normalised plane of any size and of this task (an index): padded by reflection to sides that the network
-/// accepts, then cropped.
+/// Restores one normalised plane of any size and of this task (an index).
 pub fn restore(method: &dyn Method, plane: &Plane, task: usize, device: Device) -> Plane {
-    let multiple = method.generator().tile_multiple();
-    let padded = |length: usize| length.next_multiple_of(multiple) - length;
-    let (bottom, right) = (padded(plane.y), padded(plane.x));
-    let input = Tensor::from_slice(&plane.samples).reshape([1, 1, plane.y as i64, plane.x as i64]).to_device(device);
-    let pads = [0, right as i64, 0, bottom as i64];
-    // Reflection needs sides longer than the padding; tinier planes repeat their border.
-    let input =
-        if plane.y > bottom && plane.x > right { input.reflection_pad2d(pads) } else { input.replication_pad2d(pads) };
-    let restored = method.restore(&input, task).slice(2, 0, plane.y as i64, 1).slice(3, 0, plane.x as i64, 1);
-    let mut samples = vec![0.0; plane.samples.len()];
-    restored.to_device(Device::Cpu).contiguous().reshape([-1]).copy_data(&mut samples, plane.samples.len());
-    Plane { y: plane.y, x: plane.x, samples }
+    on_plane(plane, method.generator().tile_multiple(), device, |input| method.restore(input, task))
 }
 
 /// The target is the reference up to gain and offset, which the protocol takes out; restored and target are on one

@@ -150,8 +150,8 @@ impl CycleGan {
         let back_b = self.restorer.net().run(&fake_a, kind, Some(rng));
 
         let (gan_b, gan_a) = (self.clean.generator_loss(&fake_b, kind), self.degraded.generator_loss(&fake_a, kind));
-        let cycle = losses::cycle(&back_a, a) + losses::cycle(&back_b, b);
-        let identity = losses::identity(&identity_b, b) + losses::identity(&identity_a, a);
+        let cycle = losses::distance(&back_a, a) + losses::distance(&back_b, b);
+        let identity = losses::distance(&identity_b, b) + losses::distance(&identity_a, a);
         let (lambda_cycle, lambda_identity) = (self.gan.lambda_cycle, self.gan.lambda_identity);
         (&gan_b + &gan_a + &cycle * lambda_cycle + &identity * (lambda_cycle * lambda_identity)).backward();
         self.restorer.step(learning_rate);

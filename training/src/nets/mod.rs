@@ -8,7 +8,8 @@ pub mod unet;
 pub mod vgg16;
 
 use crate::onnx::Graph;
-use tch::{Kind, Tensor};
+use crate::pairs::Plane;
+use tch::{Device, Kind, Tensor};
 
 /// A network that maps an image to an image on the same grid. Several tasks may share it; `task` is an index among the
 /// config's tasks, and a network of one task does not look at it.
@@ -27,4 +28,19 @@ pub trait Net {
 
     /// Sides of the input must be a multiple of this.
     fn tile_multiple(&self) -> usize;
+}
+
+/// What `forward` makes of one plane of any size: padded to sides that are a multiple of `multiple`, then cropped.
+pub fn on_plane(plane: &Plane, multiple: usize, device: Device, forward: impl FnOnce(&Tensor) -> Tensor) -> Plane {
+    let padding = |length: usize| length.next_multiple_of(multiple) - length;
+    let (bottom, right) = (padding(plane.y), padding(plane.x));
+    let pads = [0, right as i64, 0, bottom as i64];
+    let input = Tensor::from_slice(&plane.samples).reshape([1, 1, plane.y as i64, plane.x as i64]).to_device(device);
+    // Reflection needs sides longer than the padding; tinier planes repeat their border.
+    let input =
+        if plane.y > bottom && plane.x > right { input.reflection_pad2d(pads) } else { input.replication_pad2d(pads) };
+    let result = forward(&input).narrow(2, 0, plane.y as i64).narrow(3, 0, plane.x as i64);
+    let mut samples = vec![0.0; plane.samples.len()];
+    result.to_device(Device::Cpu).contiguous().reshape([-1]).copy_data(&mut samples, plane.samples.len());
+    Plane { y: plane.y, x: plane.x, samples }
 }
