@@ -88,12 +88,12 @@ pub(crate) fn restore_stack(
     let first = options.channel.unwrap_or(0);
     let mut before = 0;
     for t in 0..input.shape.t {
-        let mut isotropic = Image::zeros(info.clone());
+        let mut isotropic = Image::zeros(info.clone())?;
         resample(source, t, first, step, &mut isotropic)?;
-        let mut mean = vec![0.0; volume.len()];
+        let mut mean = Image::zeros(info.clone())?;
         for across in ['Y', 'X'] {
             let mut slices = Slices::new(&isotropic, across);
-            let mut average = Average { stack: &mut mean, volume, across };
+            let mut average = Average { stack: &mut mean.samples, volume, across };
             let mut part = 0;
             restore::run(model, &mut slices, &mut average, &rest, &fitted, Vec::new(), &mut |report| {
                 part = report.total;
@@ -101,7 +101,6 @@ pub(crate) fn restore_stack(
             })?;
             before += part;
         }
-        let mean = Image::new(info.clone(), mean)?;
         for z in 0..volume.z {
             for c in 0..volume.c {
                 sink.write_plane(PlaneIndex { t, c, z }, mean.plane(PlaneIndex { t: 0, c, z }))?;

@@ -318,9 +318,14 @@ impl Image {
     }
 
     /// An image of zeros.
-    pub fn zeros(info: ImageInfo) -> Self {
-        let samples = vec![0.0; info.shape.len()];
-        Self { info, samples }
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] where the memory does not hold it.
+    pub fn zeros(info: ImageInfo) -> Result<Self> {
+        let samples = zeros(info.shape.len()).map_err(|_| {
+            Error::InvalidOption(format!("{:?} does not fit into the memory as a whole: cut out a part", info.shape))
+        })?;
+        Ok(Self { info, samples })
     }
 
     /// Reads a whole source into memory.
@@ -328,11 +333,7 @@ impl Image {
     /// # Errors
     /// Those of the source; [`Error::InvalidOption`] where the memory does not hold it.
     pub fn read(source: &mut dyn PlaneSource) -> Result<Self> {
-        let info = source.info().clone();
-        let samples = zeros(info.shape.len()).map_err(|_| {
-            Error::InvalidOption(format!("{:?} does not fit into the memory as a whole: cut out a part", info.shape))
-        })?;
-        let mut image = Self { info, samples };
+        let mut image = Self::zeros(source.info().clone())?;
         for t in 0..image.info.shape.t {
             for z in 0..image.info.shape.z {
                 for c in 0..image.info.shape.c {

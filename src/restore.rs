@@ -196,7 +196,7 @@ struct Provenance<'a> {
 /// # Errors
 /// As [`restore_planes`].
 pub fn restore(model: &Model, image: &Image, options: &RestoreOptions, progress: OnProgress) -> Result<Image> {
-    let mut restored = Image::zeros(output_info(model, &image.info, options)?);
+    let mut restored = Image::zeros(output_info(model, &image.info, options)?)?;
     restore_planes(model, &mut image.as_source(), &mut restored, options, progress)?;
     Ok(restored)
 }

@@ -85,7 +85,7 @@ impl Binding for RustApi {
         request: &Request,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Samples, Failure> {
-        let mut image = Image::zeros(info(request));
+        let mut image = Image::zeros(info(request)).unwrap();
         for (position, sample) in positions(&request.shape).iter().zip(request.gathered().to_f32()) {
             image.samples[engine_index(request, image.info.shape, position)] = sample;
         }
@@ -104,3 +104,10 @@ impl Binding for RustApi {
 }
 
 contract!(RustApi);
+
+#[test]
+fn an_image_that_no_memory_holds_is_an_error() {
+    let shape = Shape { t: 1, c: 1, z: 1 << 20, y: 1 << 20, x: 1 << 20 };
+    let error = Image::zeros(ImageInfo::new(shape, PixelType::F32)).unwrap_err();
+    assert!(error.to_string().contains("does not fit into the memory as a whole"), "{error}");
+}

@@ -369,7 +369,7 @@ fn every_pixel_type_and_axes_round_trip() {
             for (y, x) in [(6, 9), (1, 7), (1, 1)] {
                 let shape = Shape { t, c, z, y, x };
                 let len = shape.len();
-                let mut image = Image::zeros(ImageInfo::new(shape, pixel_type));
+                let mut image = Image::zeros(ImageInfo::new(shape, pixel_type)).unwrap();
                 image.samples = if len > 1 { samples(pixel_type, len, len as u64) } else { vec![7.0] };
                 write_tiff(folder.path("a.tif"), &image, true).unwrap();
                 let back = read_tiff(folder.path("a.tif")).unwrap();
@@ -417,7 +417,7 @@ fn integers_round_half_away_from_zero_and_clamp() {
     let folder = Folder::new();
     let values = [0.5, 1.49, 2.5, -0.5, -1.5, 1e9, -1e9, f32::NAN, f32::INFINITY];
     let written = |pixel_type| {
-        let mut image = Image::zeros(ImageInfo::new(Shape::plane(1, values.len()), pixel_type));
+        let mut image = Image::zeros(ImageInfo::new(Shape::plane(1, values.len()), pixel_type)).unwrap();
         image.samples = values.to_vec();
         write_tiff(folder.path("a.tif"), &image, true).unwrap();
         read_tiff(folder.path("a.tif")).unwrap().samples
@@ -751,14 +751,15 @@ fn ome_tiff_round_trips() {
     assert!(!xml.contains("UUID") && !xml.contains("uint8") && !xml.contains("\"nm\""), "{xml}");
 
     // Another number of Z planes: what belonged to planes goes, the channels stay.
-    let mut other = Image::zeros(ImageInfo { shape: Shape { z: 5, ..image.info.shape }, ..image.info.clone() });
+    let mut other =
+        Image::zeros(ImageInfo { shape: Shape { z: 5, ..image.info.shape }, ..image.info.clone() }).unwrap();
     other.info.z_step_um = Some(0.065);
     write_tiff(folder.path("c.tif"), &other, false).unwrap();
     let back = read_tiff(folder.path("c.tif")).unwrap();
     assert_eq!((back.info.shape.z, back.info.z_step_um), (5, Some(0.065)));
     let xml = back.info.extra.ome_xml.unwrap();
     assert!(!xml.contains("<Plane") && !xml.contains("ROI") && xml.contains("GFP"), "{xml}");
-    other = Image::zeros(ImageInfo { shape: Shape { c: 1, ..image.info.shape }, ..image.info.clone() });
+    other = Image::zeros(ImageInfo { shape: Shape { c: 1, ..image.info.shape }, ..image.info.clone() }).unwrap();
     write_tiff(folder.path("d.tif"), &other, false).unwrap();
     assert!(!read_tiff(folder.path("d.tif")).unwrap().info.extra.ome_xml.unwrap().contains("<Channel"));
 }

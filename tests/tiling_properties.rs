@@ -114,7 +114,7 @@ impl PlaneSource for Claimed {
 fn of_absurdly_many_channels_the_first_is_read() {
     let mut claimed =
         Claimed(ImageInfo::new(Shape { c: 1 << 50, ..Shape::plane(1, 1) }, PixelType::U8), || Error::Cancelled);
-    let mut nowhere = Image::zeros(ImageInfo::new(Shape::plane(1, 1), PixelType::F32));
+    let mut nowhere = Image::zeros(ImageInfo::new(Shape::plane(1, 1), PixelType::F32)).unwrap();
     let run =
         restore_planes(&model(&identity()), &mut claimed, &mut nowhere, &RestoreOptions::default(), &mut |_| true);
     assert!(matches!(run, Err(Error::Cancelled)), "{run:?}");
@@ -123,7 +123,7 @@ fn of_absurdly_many_channels_the_first_is_read() {
 /// Neither model needs an overlap, so that tiles could be one pixel small.
 #[test]
 fn an_image_that_no_memory_holds_is_refused_before_its_tiles_are_listed() {
-    let mut nowhere = Image::zeros(ImageInfo::new(Shape::plane(1, 1), PixelType::F32));
+    let mut nowhere = Image::zeros(ImageInfo::new(Shape::plane(1, 1), PixelType::F32)).unwrap();
     let mut refusal = |bytes: &[u8], shape, options: &RestoreOptions| {
         let unread = || panic!("refused before the first plane is read");
         let mut claimed = Claimed(ImageInfo::new(shape, PixelType::U8), unread);
@@ -171,7 +171,7 @@ fn the_only_plane_is_read_once() {
         let image = Image::new(ImageInfo::new(shape, PixelType::F32), samples).expect("length fits");
         let options = RestoreOptions { channel, ..RestoreOptions::default() };
         let mut source = Counting { image: &image, reads: 0 };
-        let mut restored = Image::zeros(output_info(&model, &image.info, &options).expect("options fit"));
+        let mut restored = Image::zeros(output_info(&model, &image.info, &options).expect("options fit")).unwrap();
         restore_planes(&model, &mut source, &mut restored, &options, &mut |_| true).expect("restored");
         assert_eq!(source.reads, reads, "{z} planes of {c} channels");
         let fitted = fit_planes(&model, &mut image.as_source(), &options, &mut || true).expect("fitted");
