@@ -13,7 +13,8 @@
 //! # The work
 //! For a run of tiles, neighbours in a row or in a few: the input transform, all channels of a vector at once, into
 //! panels [position][block of channels][tile][lane]; for each position the product with the weights [channel][output], a
-//! register tile of pixels by vectors of output channels; and the output transform with bias and activation. Inputs
+//! register tile of pixels by vectors of output channels; and the output transform with bias and activation. Where
+//! there are many weights, the last two are done for a few output channels at a time. Inputs
 //! may be several tensors, one after the other along the channels, and each may count as enlarged twofold by
 //! repeating pixels: neither joined nor enlarged tensors are ever written.
 //!
@@ -57,14 +58,18 @@ pub(super) struct Winograd {
     /// Most tiles of a run, and most rows of them.
     run: usize,
     rows: usize,
+    /// Vectors of outputs that are made in one pass over the inputs of a run.
+    pass: usize,
 }
 
 /// Transformed panels of a run of tiles together take about so many samples: they stay in the second cache.
 const PANEL_SAMPLES: usize = 48 << 10;
 /// More weights than these do not stay there too: they are read anew for every run, so that longer runs pay …
 const KEPT_WEIGHTS: usize = 256 << 10;
-/// … up to these, of which a part may leave the cache.
-const MOST_PANEL_SAMPLES: usize = 768 << 10;
+/// … up to these …
+const MOST_PANEL_SAMPLES: usize = 256 << 10;
+/// … and products are made, and transformed at once, for so many outputs at a time, to leave the cache to the inputs.
+const PASS_OUTPUTS: usize = 32;
 /// Most tiles of a run.
 const MOST_TILES: usize = 128;
 /// Most rows of tiles of a run, of a network whose weights no cache keeps.
@@ -143,6 +148,7 @@ impl Winograd {
             pixels: isa.register_tile().0,
             run: 0,
             rows: 1,
+            pass: 0,
         }
     }
 
@@ -197,9 +203,16 @@ impl Winograd {
             }
         }
         self.weights = Arc::new(packed.as_slice().into());
-        let few = if self.weights.len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
+        let outputs = padded / self.lanes;
+        let (panels, pass) = if self.weights.len() <= KEPT_WEIGHTS {
+            (PANEL_SAMPLES, outputs)
+        } else {
+            (MOST_PANEL_SAMPLES, outputs.min(PASS_OUTPUTS / self.lanes))
+        };
+        self.pass = pass;
         // Whole register tiles.
-        self.run = (few / (positions * (channels + padded)) / self.pixels * self.pixels).clamp(self.pixels, MOST_TILES);
+        let held = positions * (channels + pass * self.lanes);
+        self.run = (panels / held / self.pixels * self.pixels).clamp(self.pixels, MOST_TILES);
         self
     }
 
@@ -265,16 +278,20 @@ impl Winograd {
         self.bias.len() * self.spread * self.spread
     }
 
-    /// Samples from one position's panel to the next: an odd number of cache lines, as steps of 4096 bytes would all
-    /// fall into the same few places of the cache.
+    /// Samples from one block of channels of so many tiles to the next, in a panel.
+    fn pitch(&self, tiles: usize) -> usize {
+        odd_lines(tiles * self.lanes)
+    }
+
+    /// Samples from one position's panel to the next.
     fn panel(&self, blocks: usize) -> usize {
-        ((blocks * self.run * self.lanes).div_ceil(16) | 1) * 16
+        odd_lines(blocks * self.pitch(self.run))
     }
 
     /// Samples of scratch that a thread needs.
     pub(super) fn scratch(&self) -> usize {
         let positions = self.method.side * self.method.side;
-        positions * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes))
+        positions * (self.panel(self.input_blocks()) + self.panel(self.pass))
     }
 
     /// Items of work for so many threads in these rows of a result of so many columns: rows, of several rows of tiles,
@@ -323,7 +340,7 @@ impl Winograd {
         let (rows, columns) = (self.tiles(0, rows), self.tiles(1, 0..to.size[1]).len());
         let together = self.rows_of_tiles(to.size[1]);
         let first = rows.start + row * together;
-        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / V::LANES));
+        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.pass));
         let run = Run {
             winograd: self,
             rows: first..(first + together).min(rows.end),
@@ -376,8 +393,12 @@ impl Run<'_> {
         unsafe {
             let factors = Factors::<V>::new(self.winograd.method);
             self.transform_inputs::<V, SIDE, TILE>(&factors, sources, zeros);
-            self.multiply::<V, SIDE>();
-            self.transform_outputs::<V, SIDE, TILE>(&factors, to);
+            let blocks = self.winograd.padded() / V::LANES;
+            for start in (0..blocks).step_by(self.winograd.pass) {
+                let pass = start..(start + self.winograd.pass).min(blocks);
+                self.multiply::<V, SIDE>(pass.clone());
+                self.transform_outputs::<V, SIDE, TILE>(&factors, to, pass);
+            }
         }
     }
 
@@ -391,6 +412,7 @@ impl Run<'_> {
     ) {
         let Winograd { stride, origin, .. } = *self.winograd;
         let left = (self.columns.start * TILE * stride) as isize + origin[1];
+        let pitch = self.winograd.pitch(self.tiles());
         for (row, ty) in self.rows.clone().enumerate() {
             let top = (ty * TILE * stride) as isize + origin[0];
             let mut panel = self.inputs.wrapping_add(row * self.columns.len() * V::LANES);
@@ -416,30 +438,32 @@ impl Run<'_> {
                             // Zeros are as long as a row of any tensor.
                             *row = row.wrapping_add(view.block_stride);
                         }
-                        panel = panel.wrapping_add(self.tiles() * V::LANES);
+                        panel = panel.wrapping_add(pitch);
                     }
                 }
             }
         }
     }
 
-    /// Aᵀ m A of all channels, with bias and activation, to where they belong.
+    /// Aᵀ m A of the channels of a pass, with bias and activation, to where they belong.
     #[inline(always)]
     unsafe fn transform_outputs<V: Vector, const SIDE: usize, const TILE: usize>(
         &self,
         factors: &Factors<V>,
         to: &View,
+        pass: Range<usize>,
     ) {
         let Winograd { spread, shift, activation, .. } = *self.winograd;
         let granule = TILE * spread;
         let blocks = self.winograd.bias.len() / V::LANES;
+        let pitch = self.winograd.pitch(self.tiles());
         // SAFETY: sums of all positions are there; only pixels inside the result are written.
         unsafe {
-            for block in 0..blocks * spread * spread {
+            for (place, block) in pass.enumerate() {
                 let (sort, channels) = (block / blocks, block % blocks);
                 let bias = V::load(self.winograd.bias.as_ptr().add(channels * V::LANES));
                 for (row, ty) in self.rows.clone().enumerate() {
-                    let mut sums = self.sums.add((block * self.tiles() + row * self.columns.len()) * V::LANES);
+                    let mut sums = self.sums.add(place * pitch + row * self.columns.len() * V::LANES);
                     // What lies before the first pixel wraps around, to positions beyond the last one.
                     let top = (ty * granule + sort / spread).wrapping_sub(shift[0]);
                     let mut left = (self.columns.start * granule + sort % spread).wrapping_sub(shift[1]);
@@ -502,12 +526,13 @@ impl Run<'_> {
         }
     }
 
-    /// The products of all positions.
+    /// The products of all positions, for the vectors of outputs of a pass.
     #[inline(always)]
-    unsafe fn multiply<V: Vector, const SIDE: usize>(&self) {
+    unsafe fn multiply<V: Vector, const SIDE: usize>(&self, pass: Range<usize>) {
         let Winograd { parts, weights, .. } = self.winograd;
         let (padded, channels) = (self.winograd.padded(), self.winograd.input_blocks() * V::LANES);
         let tiles = self.tiles();
+        let pitch = self.winograd.pitch(tiles);
         let pieces = tiles.div_ceil(V::PIXELS);
         // SAFETY: groups, pieces and positions lie within weights and panels.
         unsafe {
@@ -515,11 +540,10 @@ impl Run<'_> {
                 let inputs = self.inputs.add(position * self.input_panel);
                 let sums = self.sums.add(position * self.output_panel);
                 let weights = weights.as_ptr().add(position * channels * padded);
-                let mut output = 0;
-                while output < padded {
-                    let vectors = ((padded - output) / V::LANES).min(VECTORS);
-                    let weights = weights.add(output * channels);
-                    let sums = sums.add(output * tiles);
+                for block in pass.clone().step_by(VECTORS) {
+                    let vectors = (pass.end - block).min(VECTORS);
+                    let weights = weights.add(block * V::LANES * channels);
+                    let sums = sums.add((block - pass.start) * pitch);
                     for piece in 0..pieces {
                         let range = tiles * piece / pieces..tiles * (piece + 1) / pieces;
                         let work = Product {
@@ -527,7 +551,7 @@ impl Run<'_> {
                             inputs: inputs.add(range.start * V::LANES),
                             weights,
                             sums: sums.add(range.start * V::LANES),
-                            pitch: tiles * V::LANES,
+                            pitch,
                             only_whole: position / SIDE == MINUS_A || position % SIDE == MINUS_A,
                         };
                         if vectors == VECTORS {
@@ -536,7 +560,6 @@ impl Run<'_> {
                             work.compute::<V, 1>(range.len());
                         }
                     }
-                    output += vectors * V::LANES;
                 }
             }
         }
@@ -699,6 +722,12 @@ impl Product<'_> {
             }
         }
     }
+}
+
+/// So many samples, and as many more as make an odd number of cache lines: steps of 4096 bytes would all fall into the
+/// same few places of the cache.
+fn odd_lines(samples: usize) -> usize {
+    (samples.div_ceil(16) | 1) * 16
 }
 
 /// Outputs whose kernels are transformed together.
