@@ -104,10 +104,3 @@ impl Binding for RustApi {
 }
 
 contract!(RustApi);
-
-#[test]
-fn an_image_that_no_memory_holds_is_an_error() {
-    let shape = Shape { t: 1, c: 1, z: 1 << 20, y: 1 << 20, x: 1 << 20 };
-    let error = Image::zeros(ImageInfo::new(shape, PixelType::F32)).unwrap_err();
-    assert!(error.to_string().contains("does not fit into the memory as a whole"), "{error}");
-}

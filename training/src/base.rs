@@ -39,7 +39,7 @@ fn parse(bytes: &[u8]) -> Result<Base> {
     let graph = ModelProto::decode(bytes)?.graph.context("no graph")?;
     let tensors = graph.initializer.iter().filter(|tensor| !tensor.name.ends_with(".scales"));
     let weights: State = tensors.map(|tensor| Ok((tensor.name.clone(), values(tensor)?))).collect::<Result<_>>()?;
-    let depth = (0..).take_while(|level| weights.contains_key(&format!("down_level_{level}_no_0.weight"))).count();
+    let depth = (0..7).take_while(|level| weights.contains_key(&format!("down_level_{level}_no_0.weight"))).count();
     let first = weights.get("down_level_0_no_0.weight").context("no layer down_level_0_no_0")?.size();
     let &[features, 1, kernel, _] = &first[..] else { bail!("its first layer has shape {first:?}") };
     let middle = weights.get("middle_0.weight").context("no layer middle_0")?.size()[0];

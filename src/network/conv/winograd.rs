@@ -14,9 +14,9 @@
 //! For a run of tiles, neighbours in a row or in a few: the input transform, all channels of a vector at once, into
 //! panels [position][block of channels][tile][lane]; for each position the product with the weights [channel][output], a
 //! register tile of pixels by vectors of output channels; and the output transform with bias and activation. Where
-//! there are many weights, the last two are done for a few output channels at a time. Inputs
-//! may be several tensors, one after the other along the channels, and each may count as enlarged twofold by
-//! repeating pixels: neither joined nor enlarged tensors are ever written.
+//! there are many weights, the last two are done for a few output channels at a time. Inputs may be several tensors,
+//! one after the other along the channels, and each may count as enlarged twofold by repeating pixels: neither joined
+//! nor enlarged tensors are ever written.
 //!
 //! What a processor does besides multiplying is to move panels between its caches, and storing costs several times what
 //! loading does. So each value of a transform is stored once, in its panel: what is transformed along one axis and not
@@ -203,12 +203,13 @@ impl Winograd {
             }
         }
         self.weights = Arc::new(packed.as_slice().into());
-        let outputs = padded / self.lanes;
+        let vectors = padded / self.lanes;
         let (panels, pass) = if self.weights.len() <= KEPT_WEIGHTS {
-            (PANEL_SAMPLES, outputs)
+            (PANEL_SAMPLES, vectors)
         } else {
-            (MOST_PANEL_SAMPLES, outputs.min(PASS_OUTPUTS / self.lanes))
+            (MOST_PANEL_SAMPLES, vectors.min(PASS_OUTPUTS / self.lanes))
         };
+        assert!(pass == vectors || pass.is_multiple_of(VECTORS), "a pass begins where a group of weights does");
         self.pass = pass;
         // Whole register tiles.
         let held = positions * (channels + pass * self.lanes);
