@@ -62,8 +62,8 @@ pub(super) struct Direct {
 
 /// Most channels of a tensor that lies in planes.
 pub(super) const MOST_PLANES: usize = 4;
-/// Most pixels of a register tile: more would leave no register for addresses' and activations' constants.
-const MOST_PIXELS: usize = 12;
+/// Most pixels of a register tile: compilers spread the inputs of all before they multiply, which takes a register each.
+const MOST_PIXELS: usize = 8;
 /// Pixels that are summed up together by gathering.
 const GATHERED: usize = SUMS;
 /// Pixels whose sums go through the activation together.
@@ -167,8 +167,13 @@ impl Direct {
                                 if group * GATHERED >= count {
                                     break;
                                 }
-                                *values = match self.window.stride[1] {
-                                    1 => self.gather::<V, 1>(sources, zeros, top, output, x),
+                                // A number of neighbouring taps that is constant makes better code.
+                                let neighbours = self.window.stride[1] == 1 && self.window.dilation[1] == 1;
+                                *values = match self.window.kernel[1] {
+                                    2 if neighbours => self.gather::<V, 2>(sources, zeros, top, output, x),
+                                    3 if neighbours => self.gather::<V, 3>(sources, zeros, top, output, x),
+                                    5 if neighbours => self.gather::<V, 5>(sources, zeros, top, output, x),
+                                    7 if neighbours => self.gather::<V, 7>(sources, zeros, top, output, x),
                                     _ => self.gather::<V, 0>(sources, zeros, top, output, x),
                                 };
                             }
@@ -197,14 +202,14 @@ impl Direct {
                     // A few pixels more than a half are computed as a whole tile.
                     if vectors == VECTORS {
                         if count * 2 > most {
-                            work.tile_of::<V, 12, 6, 2, VECTORS>(x, out, step, count);
+                            work.tile_of::<V, 8, 6, 2, VECTORS>(x, out, step, count);
                         } else {
-                            work.tile_of::<V, 6, 3, 1, VECTORS>(x, out, step, count);
+                            work.tile_of::<V, 4, 3, 1, VECTORS>(x, out, step, count);
                         }
                     } else if count * 2 > most {
-                        work.tile_of::<V, 12, 6, 2, 1>(x, out, step, count);
+                        work.tile_of::<V, 8, 6, 2, 1>(x, out, step, count);
                     } else {
-                        work.tile_of::<V, 6, 3, 1, 1>(x, out, step, count);
+                        work.tile_of::<V, 4, 3, 1, 1>(x, out, step, count);
                     }
                     done += count;
                 }
@@ -213,9 +218,10 @@ impl Direct {
         }
     }
 
-    /// Sums of one output channel, of `GATHERED` pixels. `STRIDE` may be 0 for one that is not constant.
+    /// Sums of one output channel, of `GATHERED` pixels. `WIDTH` is the number of taps in a row, if these are neighbours
+    /// and so are the pixels: then each input is loaded once for all of them. Otherwise it is 0.
     #[inline(always)]
-    unsafe fn gather<V: Vector, const STRIDE: usize>(
+    unsafe fn gather<V: Vector, const WIDTH: usize>(
         &self,
         sources: &[View],
         zeros: *const f32,
@@ -225,7 +231,10 @@ impl Direct {
     ) -> [f32; GATHERED] {
         let [height, width] = self.window.kernel;
         let left = self.window.first(1, x);
-        let pixel = V::LANES * if STRIDE > 0 { STRIDE } else { self.window.stride[1] };
+        let (width, pixel, tap) = match WIDTH {
+            0 => (width, self.window.stride[1] * V::LANES, self.window.dilation[1] * V::LANES),
+            _ => (WIDTH, V::LANES, V::LANES),
+        };
         // SAFETY: as the caller of `compute` promises.
         unsafe {
             let mut sums = [V::splat(0.0); GATHERED];
@@ -237,7 +246,7 @@ impl Direct {
                     for block in 0..source.blocks() {
                         let samples = row.add(block * source.block_stride).offset(left * V::LANES as isize);
                         for kx in 0..width {
-                            let samples = samples.add(kx * self.window.dilation[1] * V::LANES);
+                            let samples = samples.add(kx * tap);
                             let factor = V::load(weights);
                             weights = weights.add(V::LANES);
                             for (p, sum) in sums.iter_mut().enumerate() {
@@ -353,79 +362,75 @@ impl Spread<'_> {
         step: usize,
         count: usize,
     ) {
-        let direct = self.direct;
-        let [height, width] = direct.window.kernel;
-        let left = direct.window.first(1, x);
-        let channels: usize = direct.inputs.iter().sum();
+        // Distances that are constant make better code.
+        let distance = |source: &View| self.direct.window.stride[1] * source.lanes;
+        let first = self.sources.first().map_or(0, distance);
         // SAFETY: see `Direct::compute`.
         unsafe {
-            let mut sums = [[V::splat(0.0); Q]; P];
-            for q in 0..Q {
-                let bias = V::load(direct.bias.as_ptr().add(self.output + q * V::LANES));
-                for p in 0..P {
-                    sums[p][q] = bias;
-                }
-            }
-            let mut weights = direct.weights.as_ptr().add(self.output * channels * height * width);
-            for ky in 0..height {
-                let y = self.top + (ky * direct.window.dilation[0]) as isize;
-                for source in self.sources {
-                    let row = source.row_or(y, self.zeros).offset(left * source.lanes as isize);
-                    // Distances that are constant make better code.
-                    weights = match direct.window.stride[1] * source.lanes {
-                        1 => self.add_row::<V, P, Q, 1>(source, row, weights, &mut sums),
-                        16 => self.add_row::<V, P, Q, 16>(source, row, weights, &mut sums),
-                        8 => self.add_row::<V, P, Q, 8>(source, row, weights, &mut sums),
-                        _ => self.add_row::<V, P, Q, 0>(source, row, weights, &mut sums),
-                    };
-                }
-            }
+            let sums = match first {
+                _ if self.sources.iter().any(|source| distance(source) != first) => self.sums::<V, P, Q, 0>(x),
+                1 => self.sums::<V, P, Q, 1>(x),
+                2 => self.sums::<V, P, Q, 2>(x),
+                8 => self.sums::<V, P, Q, 8>(x),
+                16 => self.sums::<V, P, Q, 16>(x),
+                _ => self.sums::<V, P, Q, 0>(x),
+            };
             for p in 0..P {
                 if p < count {
                     for q in 0..Q {
-                        let value = direct.activation.apply(sums[p][q]);
+                        let value = self.direct.activation.apply(sums[p][q]);
                         value.store(out.add(q * self.to_block + p * step));
                     }
                 }
             }
         }
     }
-    /// Adds the taps of one row of one source; gives the weights that follow.
+
+    /// The sums of all taps and channels, with bias. `STEP` is the distance from one pixel's sample to the next one's; 0:
+    /// not constant.
     #[expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
     #[inline(always)]
-    unsafe fn add_row<V: Vector, const P: usize, const Q: usize, const STEP: usize>(
-        &self,
-        source: &View,
-        row: *const f32,
-        mut weights: *const f32,
-        kept: &mut [[V; Q]; P],
-    ) -> *const f32 {
-        // A copy that nobody points to stays in registers.
-        let mut sums = *kept;
-        let window = &self.direct.window;
-        let (pixel, tap) = (window.stride[1] * source.lanes, window.dilation[1] * source.lanes);
+    unsafe fn sums<V: Vector, const P: usize, const Q: usize, const STEP: usize>(&self, x: usize) -> [[V; Q]; P] {
+        let Direct { window, .. } = *self.direct;
+        let [height, width] = window.kernel;
+        let left = window.first(1, x);
+        let channels: usize = self.direct.inputs.iter().sum();
         // SAFETY: see `Direct::compute`.
         unsafe {
-            for channel in 0..source.channels {
-                let samples = row.add(channel / source.lanes * source.block_stride + channel % source.lanes);
-                for kx in 0..window.kernel[1] {
-                    let samples = samples.add(kx * tap);
-                    let mut factors = [V::splat(0.0); Q];
-                    for q in 0..Q {
-                        factors[q] = V::load(weights.add(q * V::LANES));
-                    }
-                    weights = weights.add(Q * V::LANES);
-                    for p in 0..P {
-                        let at = if STEP > 0 { p * STEP } else { p * pixel };
-                        let input = V::splat(*samples.add(at));
-                        for q in 0..Q {
-                            sums[p][q] = input.times_plus(factors[q], sums[p][q]);
+            let mut sums = [[V::splat(0.0); Q]; P];
+            for q in 0..Q {
+                let bias = V::load(self.direct.bias.as_ptr().add(self.output + q * V::LANES));
+                for p in 0..P {
+                    sums[p][q] = bias;
+                }
+            }
+            let mut weights = self.direct.weights.as_ptr().add(self.output * channels * height * width);
+            for ky in 0..height {
+                let y = self.top + (ky * window.dilation[0]) as isize;
+                for source in self.sources {
+                    let row = source.row_or(y, self.zeros).offset(left * source.lanes as isize);
+                    let (pixel, tap) = (window.stride[1] * source.lanes, window.dilation[1] * source.lanes);
+                    for channel in 0..source.channels {
+                        let samples = row.add(channel / source.lanes * source.block_stride + channel % source.lanes);
+                        for kx in 0..width {
+                            let samples = samples.add(kx * tap);
+                            let mut factors = [V::splat(0.0); Q];
+                            for q in 0..Q {
+                                factors[q] = V::load(weights.add(q * V::LANES));
+                            }
+                            weights = weights.add(Q * V::LANES);
+                            for p in 0..P {
+                                let at = if STEP > 0 { p * STEP } else { p * pixel };
+                                let input = V::splat(*samples.add(at));
+                                for q in 0..Q {
+                                    sums[p][q] = input.times_plus(factors[q], sums[p][q]);
+                                }
+                            }
                         }
                     }
                 }
             }
+            sums
         }
-        *kept = sums;
-        weights
     }
 }
