@@ -145,6 +145,65 @@ fn every_kind_of_convolution() {
     assert_as_tract("used twice", &net.finish(&sum), &noise(4, 2 * 20 * 20), &[20, 20]);
 }
 
+/// What is added to a convolution is added by it, where nobody else sees the convolution alone.
+#[test]
+fn sums() {
+    type Block = fn(&mut Net, &str) -> String;
+    let blocks: [(&str, Block); 7] = [
+        ("residual block", |net, x| {
+            let y = net.conv(x, 6, 6, 3);
+            let y = net.op("Relu", &[&y], &[]);
+            let y = net.conv(&y, 6, 6, 3);
+            let sum = net.op("Add", &[x, &y], &[]);
+            net.op("Relu", &[&sum], &[])
+        }),
+        ("behind borders that are reflected", |net, x| {
+            let pads = net.ints(&[0, 0, 1, 1, 0, 0, 1, 1]);
+            let y = net.op("Pad", &[x, &pads], &[("mode", Attribute::Text("reflect"))]);
+            let y = net.conv_with(&y, 6, 6, 3, &[]);
+            net.op("Add", &[&y, x], &[])
+        }),
+        ("two convolutions", |net, x| {
+            let [y, z] = [3, 5].map(|kernel| net.conv(x, 6, 6, kernel));
+            net.op("Add", &[&y, &z], &[])
+        }),
+        ("of four", |net, x| {
+            let [y, z] = [3, 3].map(|kernel| net.conv(x, 6, 6, kernel));
+            let sum = net.op("Add", &[x, &y], &[]);
+            let sum = net.op("Add", &[&sum, &z], &[]);
+            net.op("Add", &[&sum, x], &[])
+        }),
+        ("a convolution that is used again", |net, x| {
+            let y = net.conv(x, 6, 6, 3);
+            let sum = net.op("Add", &[&y, x], &[]);
+            let sum = net.op("Relu", &[&sum], &[]);
+            net.op("Add", &[&sum, &y], &[])
+        }),
+        ("twice the same", |net, x| {
+            let y = net.conv(x, 6, 6, 3);
+            net.op("Add", &[&y, &y], &[])
+        }),
+        ("with what is enlarged", |net, x| {
+            let with = [("kernel_shape", Attribute::Ints(vec![2; 2])), ("strides", Attribute::Ints(vec![2; 2]))];
+            let y = net.op("MaxPool", &[x], &with);
+            let y = net.upsample(&y, 2.0);
+            let z = net.conv(x, 6, 6, 3);
+            net.op("Add", &[&z, &y], &[])
+        }),
+    ];
+    for (what, block) in blocks {
+        let mut net = Net::new(2, 6);
+        let x = net.conv("image", 6, 6, 3);
+        let x = block(&mut net, &x);
+        let x = net.conv(&x, 6, 5, 3);
+        assert_as_tract(what, &net.finish(&x), &noise(5, 6 * 26 * 38), &[26, 38]);
+    }
+    let mut net = Net::new(3, 6);
+    let x = net.conv("image", 6, 6, 3);
+    let x = net.op("Add", &[&x, "image"], &[]);
+    assert_as_tract("of stacks", &net.finish(&x), &noise(5, 6 * 4 * 10 * 12), &[4, 10, 12]);
+}
+
 /// Stacks, which are taken plane by plane.
 #[test]
 fn kinds_of_three_axes() {

@@ -4,7 +4,7 @@
 //! kept as what they stand for, a list of tensors, until somebody needs them written out.
 
 use super::direct::lanes_of;
-use super::program::{Op, Program, Step, Tensor};
+use super::program::{MOST_SOURCES, Op, Program, Step, Tensor};
 use super::simd::Isa;
 use super::view::{self, Activation};
 use super::winograd::Winograd;
@@ -333,11 +333,9 @@ impl Builder {
         activation: Activation,
     ) -> TractResult<Option<Value>> {
         let Some(value) = self.value(model, input)? else { return Ok(None) };
-        let only = model.outlet_successors(input).len() == 1 && !model.output_outlets()?.contains(&input);
         let apply = |builder: &mut Self, plane: Plane| {
             let [(tensor, doubled)] = plane[..] else { return None };
-            let mut others = builder.values.iter().filter(|(outlet, _)| **outlet != input);
-            let alone = only && !others.any(|(_, value)| value.iter().flatten().any(|source| source.0 == tensor));
+            let alone = builder.is_alone(model, input, tensor);
             let maker = builder.program.steps.iter_mut().find(|step| step.to == tensor).filter(|_| alone);
             let places: Vec<&mut Activation> = match maker.map(|step| &mut step.op) {
                 Some(Op::Winograd(winograd, _)) => vec![&mut winograd.activation],
@@ -357,6 +355,13 @@ impl Builder {
         Ok(self.each(value, apply))
     }
 
+    /// Whether nothing but the operator that takes this outlet will read a tensor of its value.
+    fn is_alone(&self, model: &TypedModel, outlet: OutletId, tensor: usize) -> bool {
+        let only = model.outlet_successors(outlet).len() == 1 && !model.outputs.contains(&outlet);
+        let mut others = self.values.iter().filter(|(other, _)| **other != outlet);
+        only && !others.any(|(_, value)| value.iter().flatten().any(|source| source.0 == tensor))
+    }
+
     fn added(&mut self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<Value>> {
         let shape = &node.outputs[0].fact.shape;
         let mut both = vec![];
@@ -368,12 +373,33 @@ impl Builder {
             both.push(value);
         }
         let [first, second] = <[Value; 2]>::try_from(both).expect("a sum of two");
+        let image = first.len() == 1;
         let sum = |(first, second): (Plane, Plane)| {
-            let from = vec![self.single(&node.name, first), self.single(&node.name, second)];
-            let channels = self.program.tensors[from[0]].channels;
-            vec![(self.step(&node.name, Op::Map(Activation::None), from, channels), false)]
+            let terms = [first, second].map(|plane| self.single(&node.name, plane));
+            for (place, [term, other]) in [terms, [terms[1], terms[0]]].into_iter().enumerate() {
+                if image && self.is_alone(model, node.inputs[place], term) && self.adds_there(term, other) {
+                    return vec![(term, false)];
+                }
+            }
+            let channels = self.program.tensors[terms[0]].channels;
+            vec![(self.step(&node.name, Op::Map(Activation::None), terms.to_vec(), channels), false)]
         };
         Ok(Some(first.into_iter().zip(second).map(sum).collect()))
+    }
+
+    /// Lets the convolution that makes `term` add another tensor, if there is one that can.
+    fn adds_there(&mut self, term: usize, other: usize) -> bool {
+        let Some(place) = self.program.steps.iter().position(|step| step.to == term) else { return false };
+        let step = &mut self.program.steps[place];
+        let Op::Winograd(winograd, _) = &mut step.op else { return false };
+        if term == other || step.from.len() == MOST_SOURCES || !winograd.add() {
+            return false;
+        }
+        step.from.push(other);
+        // All that is there by now may be what the other is made of.
+        let step = self.program.steps.remove(place);
+        self.program.steps.push(step);
+        true
     }
 
     fn reflected(&mut self, model: &TypedModel, node: &TypedNode, op: &Pad) -> TractResult<Option<Value>> {

@@ -377,6 +377,25 @@ mod graph_tests {
         assert!(crate::network::Network::from_onnx("built-in", bytes).expect("a good model").is_streamed());
     }
 
+    #[test]
+    fn a_convolution_adds_what_is_added_to_it() {
+        let make = || -> TractResult<Option<Program>> {
+            let mut model = TypedModel::default();
+            let image = model.add_source("image", f32::fact([1, 8, 9, 9]))?;
+            let weights = model.add_const("weights", tensor1(&[0.5_f32; 576]).into_shape(&[8, 8, 3, 3])?)?;
+            let bias = model.add_const("bias", tensor1(&[0.0_f32; 8]))?;
+            let pool_spec = PoolSpec::new(DataFormat::NCHW, tvec![3, 3], PaddingSpec::SameUpper, None, None, 8, 8);
+            let conv = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
+            let result = model.wire_node("convolution", conv, &[image, weights, bias])?;
+            let sum = model.wire_node("sum", tract_onnx::tract_core::ops::math::add(), &[image, result[0]])?;
+            model.select_output_outlets(&sum)?;
+            whole(&model, false)
+        };
+        let program = make().expect("a good model").expect("a program");
+        let steps: Vec<String> = program.steps.iter().map(|step| step.describe(&program)).collect();
+        assert_eq!(steps, ["input (copy, 8 to 8)", "convolution (F(4x4, 3x3), 8 to 8)", "output (copy, 8 to 8)"]);
+    }
+
     /// A network of stacks is one operator of tract's plan, not several beside tract's convolutions.
     #[test]
     fn a_convolution_of_stacks_is_a_program() {

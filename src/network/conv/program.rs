@@ -104,8 +104,10 @@ impl Op {
     fn needs(&self, index: usize, rows: Range<usize>, height: usize) -> Range<usize> {
         let last = rows.end - 1;
         let (start, end) = match self {
-            Self::Copy(_) | Self::Map(_) => (rows.start as isize, rows.end as isize),
-            Self::Winograd(winograd, _) => winograd.reach(0, index, winograd.tiles(0, rows)),
+            Self::Winograd(winograd, _) if winograd.convolves(index) => {
+                winograd.reach(0, index, winograd.tiles(0, rows))
+            }
+            Self::Copy(_) | Self::Map(_) | Self::Winograd(..) => (rows.start as isize, rows.end as isize),
             Self::Direct(direct, _) => (direct.window.first(0, rows.start), direct.window.end(0, last)),
             Self::Transposed { phases, stride, .. } => {
                 let windows = phases.iter().map(|phase| phase.direct.window);
@@ -147,7 +149,7 @@ impl Op {
     fn margins(&self, isa: Isa, index: usize, columns: usize, out_columns: usize) -> [usize; 2] {
         let beyond = |start: isize, end: isize| [-start, end - columns as isize].map(|n| n.max(0) as usize);
         match self {
-            Self::Winograd(winograd, _) => {
+            Self::Winograd(winograd, _) if winograd.convolves(index) => {
                 let (start, end) = winograd.reach(1, index, winograd.tiles(1, 0..out_columns));
                 beyond(start, end)
             }
@@ -161,6 +163,11 @@ impl Op {
             }
             _ => [0, 0],
         }
+    }
+
+    /// Whether source `index` is added to the sums of a convolution.
+    fn adds(&self, index: usize) -> bool {
+        matches!(self, Self::Winograd(winograd, _) if !winograd.convolves(index))
     }
 
     fn scratch(&self) -> usize {
@@ -256,11 +263,12 @@ impl Layout {
         }
         let mut margins = vec![[0; 2]; count];
         for step in &program.steps {
-            let from: Vec<[usize; 2]> = (0..step.from.len()).map(|i| step.seen(i, sizes[step.from[i]])).collect();
-            if from.windows(2).any(|pair| pair[0] != pair[1]) {
+            let seen = |index: usize| step.seen(index, sizes[step.from[index]]);
+            let size = step.op.size(seen(0))?;
+            if (1..step.from.len()).any(|index| seen(index) != if step.op.adds(index) { size } else { seen(0) }) {
                 return None;
             }
-            sizes[step.to] = step.op.size(from[0])?;
+            sizes[step.to] = size;
         }
         for step in &program.steps {
             for (index, &source) in step.from.iter().enumerate() {
@@ -607,7 +615,8 @@ impl Step {
             Op::Map(_) => "activation".to_owned(),
             Op::Reflect(..) => "pad".to_owned(),
         };
-        let inputs: usize = self.from.iter().map(|&source| program.tensors[source].channels).sum();
+        let convolved = self.from.iter().enumerate().filter(|(index, _)| !self.op.adds(*index));
+        let inputs: usize = convolved.map(|(_, &source)| program.tensors[source].channels).sum();
         format!("{} ({what}, {inputs} to {})", self.name, program.tensors[self.to].channels)
     }
 }

@@ -15,6 +15,8 @@ struct Case {
     op: Op,
     /// Sources: channels, and whether they count as doubled.
     sources: Vec<(usize, bool)>,
+    /// Sides of a tensor that is added to the result, if there is one; it is the last input.
+    added: Option<[usize; 2]>,
     outputs: usize,
     isa: Isa,
 }
@@ -30,13 +32,15 @@ impl Case {
         };
         let mut from = vec![];
         let mut sizes = vec![];
-        for &(channels, doubled) in &self.sources {
+        let sources =
+            self.sources.iter().map(|&(channels, doubled)| (channels, size.map(|n| n >> usize::from(doubled))));
+        for (channels, size) in sources.chain(self.added.map(|size| (self.outputs, size))) {
             let outside = tensor(&mut program, channels, true);
             let inside = tensor(&mut program, channels, false);
             program.inputs.push(vec![outside]);
             program.steps.push(Step { name: String::new(), op: Op::Copy(0), from: vec![outside], to: inside });
             from.push(inside);
-            sizes.push(if doubled { size.map(|side| side / 2) } else { size });
+            sizes.push(size);
         }
         let made = tensor(&mut program, self.outputs, false);
         program.steps.push(Step { name: String::new(), op: self.op, from, to: made });
@@ -187,7 +191,7 @@ fn winograd_agrees_with_the_definition() {
         size = size.map(|length: usize| (length + side).next_multiple_of(2) - usize::from(!folded && round % 2 == 0));
         let channels: usize = sources.iter().map(|source| source.0).sum();
         let (weights, bias) = (noise(&mut random, outputs * channels * side * side), noise(&mut random, outputs));
-        let inputs: Vec<Vec<f32>> = sources
+        let mut inputs: Vec<Vec<f32>> = sources
             .iter()
             .map(|&(channels, doubled)| noise(&mut random, channels * size[0] * size[1] / if doubled { 4 } else { 1 }))
             .collect();
@@ -206,7 +210,12 @@ fn winograd_agrees_with_the_definition() {
         let out = padded.map(|length| (length - side) / stride + 1);
         let more = [0, 1].map(|axis| (before[axis] + after[axis] + stride) as isize - side as isize);
         let activation = ACTIVATIONS[round % 3];
-        let expected = oracle(&joined, size, window, out, &weights, &bias);
+        let mut expected = oracle(&joined, size, window, out, &weights, &bias);
+        let added = (round % 4 == 1).then_some(out);
+        if added.is_some() {
+            inputs.push(noise(&mut random, outputs * out[0] * out[1]));
+            expected.iter_mut().zip(&inputs[several]).for_each(|(sum, &term)| *sum += f64::from(term));
+        }
         let expected: Vec<f64> = expected.into_iter().map(|value| activated(value, activation)).collect();
         for isa in isas() {
             for precise in [true, false] {
@@ -216,12 +225,13 @@ fn winograd_agrees_with_the_definition() {
                     continue;
                 };
                 let mut winograd = Winograd::convolution(isa, method, window, &sources, &weights, &bias);
+                assert!(added.is_none() || winograd.add());
                 winograd.activation = activation;
                 if round % 2 == 0 {
                     winograd.spare_weights();
                 }
                 let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?}, {after:?}");
-                let case = Case { op: Op::Winograd(winograd, more), sources: sources.clone(), outputs, isa };
+                let case = Case { op: Op::Winograd(winograd, more), sources: sources.clone(), added, outputs, isa };
                 let found = case.run(&inputs, size, 1 + round % 3);
                 assert_close(&what, &found, &expected, channels * side * side, factor(method));
             }
@@ -273,22 +283,28 @@ fn transposed_winograd_agrees_with_the_definition() {
         let (before, after, adjust) = (cut(), cut(), cut().map(|n: usize| n / 2));
         let channels: usize = sources.iter().map(|source| source.0).sum();
         let (weights, bias) = (noise(&mut random, outputs * channels * side * side), noise(&mut random, outputs));
-        let inputs: Vec<Vec<f32>> =
+        let mut inputs: Vec<Vec<f32>> =
             sources.iter().map(|source| noise(&mut random, source.0 * size[0] * size[1])).collect();
         let window =
             Window { kernel: [side; 2], stride: [2, 2], dilation: [1, 1], before: before.map(|n: usize| n as isize) };
         let more = [0, 1].map(|axis| (side + adjust[axis]) as isize - (before[axis] + after[axis]) as isize - 2);
         let out = [0, 1].map(|axis| (2 * size[axis]).checked_add_signed(more[axis]).expect("a size"));
-        let expected = transposed_oracle(&inputs.concat(), size, window, out, &weights, &bias);
+        let mut expected = transposed_oracle(&inputs.concat(), size, window, out, &weights, &bias);
+        let added = (round % 3 == 1).then_some(out);
+        if added.is_some() {
+            inputs.push(noise(&mut random, outputs * out[0] * out[1]));
+            expected.iter_mut().zip(&inputs[sources.len()]).for_each(|(sum, &term)| *sum += f64::from(term));
+        }
         for isa in isas() {
             let method = Winograd::method(window, false, round % 2 == 0);
             let Some(method) = method else {
                 assert!(round % 2 == 0, "no method for {window:?}");
                 continue;
             };
-            let winograd = Winograd::transposed(isa, method, window, &sources, &weights, &bias);
+            let mut winograd = Winograd::transposed(isa, method, window, &sources, &weights, &bias);
+            assert!(added.is_none() || winograd.add());
             let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?} to {out:?}");
-            let case = Case { op: Op::Winograd(winograd, more), sources: sources.clone(), outputs, isa };
+            let case = Case { op: Op::Winograd(winograd, more), sources: sources.clone(), added, outputs, isa };
             let found = case.run(&inputs, size, 1 + round % 3);
             assert_close(&what, &found, &expected, channels * side * side, factor(method));
         }
@@ -337,7 +353,7 @@ fn direct_convolutions_agree_with_the_definition() {
             direct.activation = activation;
             let sources: Vec<(usize, bool)> = sources.iter().map(|&channels| (channels, false)).collect();
             let what = format!("{isa:?}, {sources:?} to {outputs}, {window:?}, {size:?}");
-            let case = Case { op: Op::Direct(direct, after), sources, outputs, isa };
+            let case = Case { op: Op::Direct(direct, after), sources, added: None, outputs, isa };
             let found = case.run(&inputs, size, 1 + round % 3);
             assert_close(&what, &found, &expected, all * kernel[0] * kernel[1], 2e-7);
         }
@@ -434,7 +450,7 @@ fn rows_are_reflected_as_one_would_by_hand() {
     for (height, before, after) in [(2, 1, 1), (5, 3, 4), (40, 3, 3), (7, 6, 0), (33, 0, 8)] {
         let input: Vec<f32> = (0..height * 4).map(|i| i as f32).collect();
         let op = Op::Reflect([before, 0], [after, 0]);
-        let case = Case { op, sources: vec![(1, false)], outputs: 1, isa: Isa::Portable };
+        let case = Case { op, sources: vec![(1, false)], added: None, outputs: 1, isa: Isa::Portable };
         let found = case.run(std::slice::from_ref(&input), [height, 4], 2);
         let rows: Vec<usize> = (0..height + before + after)
             .map(|y| (y as isize - before as isize).unsigned_abs())

@@ -13,10 +13,9 @@
 //! # The work
 //! For a run of tiles, neighbours in a row or in a few: the input transform, all channels of a vector at once, into
 //! panels [position][block of channels][tile][lane]; for each position the product with the weights [channel][output], a
-//! register tile of pixels by vectors of output channels; and the output transform with bias and activation. Where
-//! there are many weights, the last two are done for a few output channels at a time. Inputs may be several tensors,
-//! one after the other along the channels, and each may count as enlarged twofold by repeating pixels: neither joined
-//! nor enlarged tensors are ever written.
+//! register tile of pixels by vectors of output channels; and the output transform with bias, what is added, and
+//! activation. Inputs may be several tensors, one after the other along the channels, and each may count as enlarged
+//! twofold by repeating pixels: neither joined nor enlarged tensors are ever written.
 //!
 //! What a processor does besides multiplying is to move panels between its caches, and storing costs several times what
 //! loading does. So each value of a transform is stored once, in its panel: what is transformed along one axis and not
@@ -51,6 +50,8 @@ pub(super) struct Winograd {
     /// channel, outputs by sort and channel, of each sort whole vectors.
     weights: Arc<Samples>,
     bias: Vec<f32>,
+    /// Whether one source more is added to the sums, before the activation.
+    adds: bool,
     pub activation: Activation,
     lanes: usize,
     /// Tiles of a register tile.
@@ -58,18 +59,14 @@ pub(super) struct Winograd {
     /// Most tiles of a run, and most rows of them.
     run: usize,
     rows: usize,
-    /// Vectors of outputs that are made in one pass over the inputs of a run.
-    pass: usize,
 }
 
 /// Transformed panels of a run of tiles together take about so many samples: they stay in the second cache.
 const PANEL_SAMPLES: usize = 48 << 10;
 /// More weights than these do not stay there too: they are read anew for every run, so that longer runs pay …
 const KEPT_WEIGHTS: usize = 256 << 10;
-/// … up to these …
+/// … up to these.
 const MOST_PANEL_SAMPLES: usize = 256 << 10;
-/// … and products are made, and transformed at once, for so many outputs at a time, to leave the cache to the inputs.
-const PASS_OUTPUTS: usize = 32;
 /// Most tiles of a run.
 const MOST_TILES: usize = 128;
 /// Most rows of tiles of a run, of a network whose weights no cache keeps.
@@ -143,12 +140,12 @@ impl Winograd {
             parts,
             weights: Arc::default(),
             bias: vec![],
+            adds: false,
             activation: Activation::None,
             lanes: isa.lanes(),
             pixels: isa.register_tile().0,
             run: 0,
             rows: 1,
-            pass: 0,
         }
     }
 
@@ -203,23 +200,28 @@ impl Winograd {
             }
         }
         self.weights = Arc::new(packed.as_slice().into());
-        let vectors = padded / self.lanes;
-        let (panels, pass) = if self.weights.len() <= KEPT_WEIGHTS {
-            (PANEL_SAMPLES, vectors)
-        } else {
-            (MOST_PANEL_SAMPLES, vectors.min(PASS_OUTPUTS / self.lanes))
-        };
-        assert!(pass == vectors || pass.is_multiple_of(VECTORS), "a pass begins where a group of weights does");
-        self.pass = pass;
+        let panels = if self.weights.len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
         // Whole register tiles.
-        let held = positions * (channels + pass * self.lanes);
+        let held = positions * (channels + padded);
         self.run = (panels / held / self.pixels * self.pixels).clamp(self.pixels, MOST_TILES);
         self
     }
 
+    /// Takes one source more, of the result's size, which is added to the sums; false where it cannot.
+    pub(super) fn add(&mut self) -> bool {
+        let can = !self.adds && self.activation == Activation::None;
+        self.adds |= can;
+        can
+    }
+
+    /// Whether source `index` is convolved, not added.
+    pub(super) fn convolves(&self, index: usize) -> bool {
+        index < self.sources.len()
+    }
+
     /// Whether source `index` counts as enlarged twofold.
     pub(super) fn is_doubled(&self, index: usize) -> bool {
-        self.sources[index].1
+        self.convolves(index) && self.sources[index].1
     }
 
     /// Sides of the result: `more` is what padding adds to the input's, times `spread`, before it is divided by
@@ -292,7 +294,7 @@ impl Winograd {
     /// Samples of scratch that a thread needs.
     pub(super) fn scratch(&self) -> usize {
         let positions = self.method.side * self.method.side;
-        positions * (self.panel(self.input_blocks()) + self.panel(self.pass))
+        positions * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes))
     }
 
     /// Items of work for so many threads in these rows of a result of so many columns: rows, of several rows of tiles,
@@ -341,7 +343,7 @@ impl Winograd {
         let (rows, columns) = (self.tiles(0, rows), self.tiles(1, 0..to.size[1]).len());
         let together = self.rows_of_tiles(to.size[1]);
         let first = rows.start + row * together;
-        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.pass));
+        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / self.lanes));
         let run = Run {
             winograd: self,
             rows: first..(first + together).min(rows.end),
@@ -394,11 +396,10 @@ impl Run<'_> {
         unsafe {
             let factors = Factors::<V>::new(self.winograd.method);
             self.transform_inputs::<V, SIDE, TILE>(&factors, sources, zeros);
-            let blocks = self.winograd.padded() / V::LANES;
-            for start in (0..blocks).step_by(self.winograd.pass) {
-                let pass = start..(start + self.winograd.pass).min(blocks);
-                self.multiply::<V, SIDE>(pass.clone());
-                self.transform_outputs::<V, SIDE, TILE>(&factors, to, pass);
+            self.multiply::<V, SIDE>();
+            match sources.get(self.winograd.sources.len()) {
+                Some(added) => self.transform_outputs::<V, SIDE, TILE, true>(factors, added, to),
+                None => self.transform_outputs::<V, SIDE, TILE, false>(factors, to, to),
             }
         }
     }
@@ -446,13 +447,13 @@ impl Run<'_> {
         }
     }
 
-    /// Aᵀ m A of the channels of a pass, with bias and activation, to where they belong.
+    /// Aᵀ m A with bias, what is `added` if ADDS, and activation, to where it belongs.
     #[inline(always)]
-    unsafe fn transform_outputs<V: Vector, const SIDE: usize, const TILE: usize>(
+    unsafe fn transform_outputs<V: Vector, const SIDE: usize, const TILE: usize, const ADDS: bool>(
         &self,
-        factors: &Factors<V>,
+        factors: Factors<V>,
+        added: &View,
         to: &View,
-        pass: Range<usize>,
     ) {
         let Winograd { spread, shift, activation, .. } = *self.winograd;
         let granule = TILE * spread;
@@ -460,28 +461,34 @@ impl Run<'_> {
         let pitch = self.winograd.pitch(self.tiles());
         // SAFETY: sums of all positions are there; only pixels inside the result are written.
         unsafe {
-            for (place, block) in pass.enumerate() {
+            for block in 0..self.winograd.padded() / V::LANES {
                 let (sort, channels) = (block / blocks, block % blocks);
                 let bias = V::load(self.winograd.bias.as_ptr().add(channels * V::LANES));
                 for (row, ty) in self.rows.clone().enumerate() {
-                    let mut sums = self.sums.add(place * pitch + row * self.columns.len() * V::LANES);
+                    let mut sums = self.sums.add(block * pitch + row * self.columns.len() * V::LANES);
                     // What lies before the first pixel wraps around, to positions beyond the last one.
                     let top = (ty * granule + sort / spread).wrapping_sub(shift[0]);
                     let mut left = (self.columns.start * granule + sort % spread).wrapping_sub(shift[1]);
                     let mut rows = [std::ptr::null_mut(); TILE];
-                    for (i, row) in rows.iter_mut().enumerate() {
+                    let mut terms = [std::ptr::null(); TILE];
+                    for (i, (row, terms)) in rows.iter_mut().zip(&mut terms).enumerate() {
                         let y = top.wrapping_add(i * spread);
                         if y < to.size[0] {
                             *row = to.row(y).add(channels * to.block_stride);
+                            *terms = added.row(y).cast_const().add(channels * added.block_stride);
                         }
                     }
                     for _ in self.columns.clone() {
-                        let y = self.transform_tile::<V, SIDE, TILE>(factors, sums);
-                        for (i, row) in rows.iter().enumerate().filter(|(_, row)| !row.is_null()) {
+                        let columns = self.transform_tile::<V, SIDE, TILE>(factors, sums);
+                        for i in 0..TILE {
                             for j in 0..TILE {
                                 let x = left.wrapping_add(j * spread);
-                                if x < to.size[1] {
-                                    activation.apply(y[i][j].plus(bias)).store(row.add(x * V::LANES));
+                                if x < to.size[1] && !rows[i].is_null() {
+                                    let mut sum = columns[j][i].plus(bias);
+                                    if ADDS {
+                                        sum = sum.plus(V::load(terms[i].add(x * V::LANES)));
+                                    }
+                                    activation.apply(sum).store(rows[i].add(x * V::LANES));
                                 }
                             }
                         }
@@ -493,43 +500,55 @@ impl Run<'_> {
         }
     }
 
-    /// Aᵀ m A of one tile of a block of channels.
+    /// Aᵀ m A of one tile of a block of channels, column by column.
     #[inline(always)]
     unsafe fn transform_tile<V: Vector, const SIDE: usize, const TILE: usize>(
         &self,
-        factors: &Factors<V>,
+        factors: Factors<V>,
         sums: *const f32,
     ) -> [[V; TILE]; TILE] {
         // SAFETY: as the caller promises.
         unsafe {
-            let zero = V::splat(0.0);
-            let mut half = [[zero; SIDE]; TILE];
-            for i in 0..SIDE {
-                let mut m = [zero; MOST_SIDE];
-                for j in 0..SIDE {
-                    m[j] = V::load(sums.add((i * SIDE + j) * self.output_panel));
-                }
-                let m = factors.output::<SIDE, TILE>(m);
-                for j in 0..TILE {
-                    half[j][i] = m[j];
-                }
-            }
-            let mut result = [[zero; TILE]; TILE];
+            // Rows of m A are added as they come, so that few are held at once.
+            let mut columns = [[V::splat(0.0); TILE]; TILE];
+            let first = self.transform_row::<V, SIDE, TILE>(factors, sums, 0);
+            let last = self.transform_row::<V, SIDE, TILE>(factors, sums, SIDE - 1);
             for j in 0..TILE {
-                let mut m = [zero; MOST_SIDE];
-                m[..SIDE].copy_from_slice(&half[j]);
-                let m = factors.output::<SIDE, TILE>(m);
-                for i in 0..TILE {
-                    result[i][j] = m[i];
+                columns[j][0] = first[j];
+                columns[j][TILE - 1] = last[j];
+            }
+            for k in (0..SIDE / 2 - 1).rev() {
+                let plus = self.transform_row::<V, SIDE, TILE>(factors, sums, 2 * k + 1);
+                let minus = self.transform_row::<V, SIDE, TILE>(factors, sums, 2 * k + 2);
+                for j in 0..TILE {
+                    columns[j] = factors.add_pair(k, [plus[j], minus[j]], columns[j]);
                 }
             }
-            result
+            columns
         }
     }
 
-    /// The products of all positions, for the vectors of outputs of a pass.
+    /// Row `i` of m A.
     #[inline(always)]
-    unsafe fn multiply<V: Vector, const SIDE: usize>(&self, pass: Range<usize>) {
+    unsafe fn transform_row<V: Vector, const SIDE: usize, const TILE: usize>(
+        &self,
+        factors: Factors<V>,
+        sums: *const f32,
+        i: usize,
+    ) -> [V; TILE] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut m = [V::splat(0.0); MOST_SIDE];
+            for j in 0..SIDE {
+                m[j] = V::load(sums.add((i * SIDE + j) * self.output_panel));
+            }
+            factors.output::<SIDE, TILE>(m)
+        }
+    }
+
+    /// The products of all positions.
+    #[inline(always)]
+    unsafe fn multiply<V: Vector, const SIDE: usize>(&self) {
         let Winograd { parts, weights, .. } = self.winograd;
         let (padded, channels) = (self.winograd.padded(), self.winograd.input_blocks() * V::LANES);
         let tiles = self.tiles();
@@ -541,10 +560,10 @@ impl Run<'_> {
                 let inputs = self.inputs.add(position * self.input_panel);
                 let sums = self.sums.add(position * self.output_panel);
                 let weights = weights.as_ptr().add(position * channels * padded);
-                for block in pass.clone().step_by(VECTORS) {
-                    let vectors = (pass.end - block).min(VECTORS);
+                for block in (0..padded / V::LANES).step_by(VECTORS) {
+                    let vectors = (padded / V::LANES - block).min(VECTORS);
                     let weights = weights.add(block * V::LANES * channels);
-                    let sums = sums.add((block - pass.start) * pitch);
+                    let sums = sums.add(block * pitch);
                     for piece in 0..pieces {
                         let range = tiles * piece / pieces..tiles * (piece + 1) / pieces;
                         let work = Product {
@@ -602,18 +621,20 @@ impl<V: Vector, const SIDE: usize> Block<'_, V, SIDE> {
         let column = |j: usize| if DOUBLED { j.div_ceil(2) } else { j };
         let step = if DOUBLED { TILE / 2 } else { TILE };
         let width = column(SIDE - 1) + 1;
+        // A copy that nobody points to stays in registers.
+        let factors = *self.factors;
         // SAFETY: the margins cover the columns; the panel has room.
         unsafe {
             let mut kept = [[V::splat(0.0); 2]; MOST_SIDE];
             for c in step..width {
-                kept[c] = self.column::<STRIDE, PAIR>(c - step);
+                kept[c] = self.column::<STRIDE, PAIR>(factors, c - step);
             }
             for tile in 0..self.run.columns.len() {
                 for c in step..width {
                     kept[c - step] = kept[c];
                 }
                 for c in width - step..width {
-                    kept[c] = self.column::<STRIDE, PAIR>(tile * step + c);
+                    kept[c] = self.column::<STRIDE, PAIR>(factors, tile * step + c);
                 }
                 for (place, i) in pair_rows::<SIDE>(PAIR).into_iter().enumerate() {
                     if DOUBLED && i == MINUS_A {
@@ -623,7 +644,7 @@ impl<V: Vector, const SIDE: usize> Block<'_, V, SIDE> {
                     for j in 0..SIDE {
                         d[j] = kept[column(j)][place];
                     }
-                    let d = self.factors.input::<SIDE>(d);
+                    let d = factors.input::<SIDE>(d);
                     for j in 0..SIDE {
                         if !(DOUBLED && j == MINUS_A) {
                             d[j].store(self.panel.add((i * SIDE + j) * self.run.input_panel + tile * V::LANES));
@@ -636,7 +657,7 @@ impl<V: Vector, const SIDE: usize> Block<'_, V, SIDE> {
 
     /// A pair of rows of Bᵀ d at column `c`.
     #[inline(always)]
-    unsafe fn column<const STRIDE: usize, const PAIR: usize>(&self, c: usize) -> [V; 2] {
+    unsafe fn column<const STRIDE: usize, const PAIR: usize>(&self, factors: Factors<V>, c: usize) -> [V; 2] {
         let at = (self.x + (c * STRIDE) as isize) * V::LANES as isize;
         // SAFETY: as for `transform_pair`.
         unsafe {
@@ -644,7 +665,7 @@ impl<V: Vector, const SIDE: usize> Block<'_, V, SIDE> {
             for i in 0..SIDE {
                 d[i] = V::load(self.rows[i].offset(at));
             }
-            self.factors.input_pair::<SIDE, PAIR>(d)
+            factors.input_pair::<SIDE, PAIR>(d)
         }
     }
 }
