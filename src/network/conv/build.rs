@@ -89,7 +89,7 @@ impl Builder {
 
     pub(super) fn step(&mut self, name: &str, op: Op, from: Vec<usize>, channels: usize) -> usize {
         let to = self.tensor(channels, false);
-        self.program.steps.push(Step { name: name.to_owned(), op, from, to });
+        self.program.steps.push(Step { name: name.to_owned(), op, from, to, halved: None });
         to
     }
 
@@ -149,7 +149,7 @@ impl Builder {
         let joined = self.tensor(channels, false);
         let mut first = 0;
         for (part, _) in parts {
-            let step = Step { name: name.to_owned(), op: Op::Copy(first), from: vec![part], to: joined };
+            let step = Step { name: name.to_owned(), op: Op::Copy(first), from: vec![part], to: joined, halved: None };
             self.program.steps.push(step);
             first += self.program.tensors[part].channels;
         }
@@ -193,7 +193,7 @@ impl Builder {
             (Some(step), None) if planes && !read => step.to = external,
             _ => {
                 let (name, op) = ("output".to_owned(), Op::Copy(0));
-                self.program.steps.push(Step { name, op, from: vec![tensor], to: external });
+                self.program.steps.push(Step { name, op, from: vec![tensor], to: external, halved: None });
             }
         }
         external
@@ -284,11 +284,24 @@ impl Builder {
         for planes in value.chunks_exact(kernel[0]) {
             let each = planes[0].iter().enumerate().map(|(part, &(tensor, _))| {
                 let from = planes.iter().map(|plane| plane[part].0).collect();
-                (self.step(&node.name, Op::Halve, from, self.program.tensors[tensor].channels), false)
+                let there = if planes.len() == 1 { self.halved_there(tensor) } else { None };
+                let step = || self.step(&node.name, Op::Halve, from, self.program.tensors[tensor].channels);
+                (there.unwrap_or_else(step), false)
             });
             result.push(each.collect());
         }
         Ok(Some(result))
+    }
+
+    /// What the convolution that makes a tensor makes of it by the way, if there is one that can.
+    fn halved_there(&mut self, tensor: usize) -> Option<usize> {
+        let place = self.program.steps.iter().position(|step| step.to == tensor)?;
+        let Op::Winograd(winograd, _) = &self.program.steps[place].op else { return None };
+        if self.program.steps[place].halved.is_none() && winograd.can_halve() {
+            let halved = self.tensor(self.program.tensors[tensor].channels, false);
+            self.program.steps[place].halved = Some(halved);
+        }
+        self.program.steps[place].halved
     }
 
     fn doubled(&mut self, model: &TypedModel, node: &TypedNode, op: &NearestUpsample) -> TractResult<Option<Value>> {

@@ -368,7 +368,7 @@ impl TypedOp for Part {
 mod graph_tests {
     use super::*;
     use tract_onnx::tract_core::ops::cnn::conv::KernelFormat;
-    use tract_onnx::tract_core::ops::cnn::{PaddingSpec, PoolSpec};
+    use tract_onnx::tract_core::ops::cnn::{MaxPool, PaddingSpec, PoolSpec};
     use tract_onnx::tract_core::ops::nn::DataFormat;
 
     #[test]
@@ -378,7 +378,7 @@ mod graph_tests {
     }
 
     #[test]
-    fn a_convolution_adds_what_is_added_to_it() {
+    fn a_convolution_adds_and_halves() {
         let make = || -> TractResult<Option<Program>> {
             let mut model = TypedModel::default();
             let image = model.add_source("image", f32::fact([1, 8, 9, 9]))?;
@@ -388,12 +388,16 @@ mod graph_tests {
             let conv = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
             let result = model.wire_node("convolution", conv, &[image, weights, bias])?;
             let sum = model.wire_node("sum", tract_onnx::tract_core::ops::math::add(), &[image, result[0]])?;
-            model.select_output_outlets(&sum)?;
+            let strides = Some(tvec![2, 2]);
+            let pool = PoolSpec::new(DataFormat::NCHW, tvec![2, 2], PaddingSpec::Valid, None, strides, 8, 8);
+            let half = model.wire_node("half", MaxPool::new(pool, None), &sum)?;
+            model.select_output_outlets(&half)?;
             whole(&model, false)
         };
         let program = make().expect("a good model").expect("a program");
         let steps: Vec<String> = program.steps.iter().map(|step| step.describe(&program)).collect();
-        assert_eq!(steps, ["input (copy, 8 to 8)", "convolution (F(4x4, 3x3), 8 to 8)", "output (copy, 8 to 8)"]);
+        let convolution = "convolution (F(4x4, 3x3), 8 to 8, max-pool)";
+        assert_eq!(steps, ["input (copy, 8 to 8)", convolution, "output (copy, 8 to 8)"]);
     }
 
     /// A network of stacks is one operator of tract's plan, not several beside tract's convolutions.

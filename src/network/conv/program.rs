@@ -12,7 +12,7 @@ use super::samples::Samples;
 use super::simd::{self, Isa, Vector};
 use super::team::Team;
 use super::view::{self, Activation, View};
-use super::winograd::Winograd;
+use super::winograd::{Target, Winograd};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -34,6 +34,8 @@ pub(super) struct Step {
     pub op: Op,
     pub from: Vec<usize>,
     pub to: usize,
+    /// A tensor that gets the largest of each 2 by 2 pixels of `to`, by [`Op::Winograd`] alone.
+    pub halved: Option<usize>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -269,6 +271,9 @@ impl Layout {
                 return None;
             }
             sizes[step.to] = size;
+            if let Some(halved) = step.halved {
+                sizes[halved] = Op::Halve.size(size)?;
+            }
         }
         for step in &program.steps {
             for (index, &source) in step.from.iter().enumerate() {
@@ -350,7 +355,8 @@ fn schedule(program: &Program, sizes: &[[usize; 2]]) -> (Vec<Task>, Vec<usize>) 
             wanted[output] = (rows * heights[output]).div_ceil(tallest);
         }
         for (step, &made) in program.steps.iter().zip(&made_by).rev() {
-            let end = step.op.whole_rows(wanted[step.to], sizes[step.to][1]).min(heights[step.to]);
+            let below = step.halved.map_or(0, |halved| 2 * wanted[halved]);
+            let end = step.op.whole_rows(wanted[step.to].max(below), sizes[step.to][1]).min(heights[step.to]);
             wanted[step.to] = end;
             if end > made {
                 for (index, &source) in step.from.iter().enumerate() {
@@ -375,6 +381,10 @@ fn schedule(program: &Program, sizes: &[[usize; 2]]) -> (Vec<Task>, Vec<usize>) 
                 made_by[number] = end;
                 made[step.to] = makers[step.to].iter().map(|&maker| made_by[maker]).min().unwrap_or(end);
                 slots[step.to] = slots[step.to].max(end - kept[step.to]);
+                if let Some(halved) = step.halved {
+                    made[halved] = end / 2;
+                    slots[halved] = slots[halved].max(end / 2 - kept[halved]);
+                }
             }
             assert!(tasks.len() > before, "the first step that has not made all can go on");
             let mut needed = heights.clone();
@@ -577,7 +587,8 @@ impl Run<'_> {
                 Op::Winograd(winograd, _) => {
                     let scratch = self.scratch.add(thread * self.layout.scratch);
                     let item = [row, piece[0], piece[1]];
-                    winograd.compute::<V>(from, to, self.zeros, task.rows.clone(), item, scratch);
+                    let target = Target { to, halved: step.halved.map(|halved| &self.views[halved]) };
+                    winograd.compute::<V>(from, target, self.zeros, task.rows.clone(), item, scratch);
                 }
                 Op::Direct(direct, _) => {
                     let pixels = Pixels { row: y, first: columns.start, step: 1, count: columns.len() };
@@ -617,6 +628,7 @@ impl Step {
         };
         let convolved = self.from.iter().enumerate().filter(|(index, _)| !self.op.adds(*index));
         let inputs: usize = convolved.map(|(_, &source)| program.tensors[source].channels).sum();
-        format!("{} ({what}, {inputs} to {})", self.name, program.tensors[self.to].channels)
+        let halved = if self.halved.is_some() { ", max-pool" } else { "" };
+        format!("{} ({what}, {inputs} to {}{halved})", self.name, program.tensors[self.to].channels)
     }
 }

@@ -17,6 +17,8 @@ struct Case {
     sources: Vec<(usize, bool)>,
     /// Sides of a tensor that is added to the result, if there is one; it is the last input.
     added: Option<[usize; 2]>,
+    /// Whether the largest of each 2 by 2 pixels are made too.
+    halved: bool,
     outputs: usize,
     isa: Isa,
 }
@@ -38,29 +40,55 @@ impl Case {
             let outside = tensor(&mut program, channels, true);
             let inside = tensor(&mut program, channels, false);
             program.inputs.push(vec![outside]);
-            program.steps.push(Step { name: String::new(), op: Op::Copy(0), from: vec![outside], to: inside });
+            program.steps.push(Step {
+                name: String::new(),
+                op: Op::Copy(0),
+                from: vec![outside],
+                to: inside,
+                halved: None,
+            });
             from.push(inside);
             sizes.push(size);
         }
         let made = tensor(&mut program, self.outputs, false);
-        program.steps.push(Step { name: String::new(), op: self.op, from, to: made });
-        let outside = tensor(&mut program, self.outputs, true);
-        program.outputs.push(vec![outside]);
-        program.steps.push(Step { name: String::new(), op: Op::Copy(0), from: vec![made], to: outside });
+        let halved = self.halved.then(|| tensor(&mut program, self.outputs, false));
+        program.steps.push(Step { name: String::new(), op: self.op, from, to: made, halved });
+        for inside in [made].into_iter().chain(halved) {
+            let outside = tensor(&mut program, self.outputs, true);
+            program.outputs.push(vec![outside]);
+            let (name, op) = (String::new(), Op::Copy(0));
+            program.steps.push(Step { name, op, from: vec![inside], to: outside, halved: None });
+        }
         let layout = Layout::new(&program, &sizes).expect("a size that fits");
-        let [rows, columns] = layout.output_size(&program, 0);
         // What is not written stays NaN.
-        let mut output = vec![f32::NAN; self.outputs * rows * columns];
+        let outputs = (0..program.outputs.len()).map(|index| {
+            let [rows, columns] = layout.output_size(&program, index);
+            vec![f32::NAN; self.outputs * rows * columns]
+        });
+        let mut outputs: Vec<Vec<f32>> = outputs.collect();
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let mut arena = Arena::default();
         let watch = Watch::default();
         let manner = |threads| Manner { threads, watch: &watch, profile: None };
-        program.run(&layout, &mut arena, &inputs, &mut [&mut output], manner(threads));
-        let first = output.clone();
-        output.fill(f32::NAN);
-        program.run(&layout, &mut arena, &inputs, &mut [&mut output], manner(1));
-        assert!(first.iter().zip(&output).all(|(a, b)| a.to_bits() == b.to_bits()), "another result with 1 thread");
-        output
+        let mut run = |threads, outputs: &mut Vec<Vec<f32>>| {
+            let mut given: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+            program.run(&layout, &mut arena, &inputs, &mut given, manner(threads));
+        };
+        run(threads, &mut outputs);
+        let first = std::mem::take(&mut outputs[0]);
+        if self.halved {
+            let ([rows, columns], [_, half]) = (layout.output_size(&program, 0), layout.output_size(&program, 1));
+            for (i, found) in outputs[1].iter().enumerate() {
+                let (channel, y, x) = (i / half / (rows / 2), i / half % (rows / 2), i % half);
+                let four = [(0, 0), (0, 1), (1, 0), (1, 1)];
+                let four = four.map(|(dy, dx)| first[(channel * rows + 2 * y + dy) * columns + 2 * x + dx]);
+                assert_eq!(*found, four.into_iter().fold(f32::MIN, f32::max), "largest of 4 at {channel}, {y}, {x}");
+            }
+        }
+        outputs[0] = vec![f32::NAN; first.len()];
+        run(1, &mut outputs);
+        assert!(first.iter().zip(&outputs[0]).all(|(a, b)| a.to_bits() == b.to_bits()), "another result with 1 thread");
+        first
     }
 }
 
@@ -173,6 +201,7 @@ const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::Relu, Activa
 #[test]
 fn winograd_agrees_with_the_definition() {
     let mut random = Pcg64::seed_from_u64(4);
+    let mut halvings = 0;
     for round in 0..150 {
         let (side, stride) = [(3, 1), (5, 1), (2, 1), (4, 2), (3, 2), (5, 2)][round % 6];
         let outputs = random.random_range(5..=if round % 4 == 0 { 70 } else { 20 });
@@ -231,12 +260,16 @@ fn winograd_agrees_with_the_definition() {
                     winograd.spare_weights();
                 }
                 let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?}, {after:?}");
-                let case = Case { op: Op::Winograd(winograd, more), sources: sources.clone(), added, outputs, isa };
+                let halved = winograd.can_halve() && out.iter().all(|&side| side > 1);
+                halvings += usize::from(halved);
+                let (op, sources) = (Op::Winograd(winograd, more), sources.clone());
+                let case = Case { op, sources, added, halved, outputs, isa };
                 let found = case.run(&inputs, size, 1 + round % 3);
                 assert_close(&what, &found, &expected, channels * side * side, factor(method));
             }
         }
     }
+    assert!(halvings > 50, "{halvings} results were halved");
 }
 
 /// A transposed convolution in f64: every input pixel adds its kernel to the result; C, Y, X in and out.
@@ -304,7 +337,8 @@ fn transposed_winograd_agrees_with_the_definition() {
             let mut winograd = Winograd::transposed(isa, method, window, &sources, &weights, &bias);
             assert!(added.is_none() || winograd.add());
             let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?} to {out:?}");
-            let case = Case { op: Op::Winograd(winograd, more), sources: sources.clone(), added, outputs, isa };
+            let (op, sources) = (Op::Winograd(winograd, more), sources.clone());
+            let case = Case { op, sources, added, halved: false, outputs, isa };
             let found = case.run(&inputs, size, 1 + round % 3);
             assert_close(&what, &found, &expected, channels * side * side, factor(method));
         }
@@ -353,7 +387,7 @@ fn direct_convolutions_agree_with_the_definition() {
             direct.activation = activation;
             let sources: Vec<(usize, bool)> = sources.iter().map(|&channels| (channels, false)).collect();
             let what = format!("{isa:?}, {sources:?} to {outputs}, {window:?}, {size:?}");
-            let case = Case { op: Op::Direct(direct, after), sources, added: None, outputs, isa };
+            let case = Case { op: Op::Direct(direct, after), sources, added: None, halved: false, outputs, isa };
             let found = case.run(&inputs, size, 1 + round % 3);
             assert_close(&what, &found, &expected, all * kernel[0] * kernel[1], 2e-7);
         }
@@ -450,7 +484,7 @@ fn rows_are_reflected_as_one_would_by_hand() {
     for (height, before, after) in [(2, 1, 1), (5, 3, 4), (40, 3, 3), (7, 6, 0), (33, 0, 8)] {
         let input: Vec<f32> = (0..height * 4).map(|i| i as f32).collect();
         let op = Op::Reflect([before, 0], [after, 0]);
-        let case = Case { op, sources: vec![(1, false)], added: None, outputs: 1, isa: Isa::Portable };
+        let case = Case { op, sources: vec![(1, false)], added: None, halved: false, outputs: 1, isa: Isa::Portable };
         let found = case.run(std::slice::from_ref(&input), [height, 4], 2);
         let rows: Vec<usize> = (0..height + before + after)
             .map(|y| (y as isize - before as isize).unsigned_abs())

@@ -187,36 +187,29 @@ impl<V: Vector> Factors<V> {
         result
     }
 
-    /// Aᵀ m. Only the first `SIDE` elements count.
+    /// Aᵀ m. Only the first `SIDE` elements count, and of the result the first `TILE`.
     ///
     /// # Safety
     /// The contract of [`Vector`].
     #[inline(always)]
-    pub(super) unsafe fn output<const SIDE: usize, const TILE: usize>(&self, m: [V; MOST_SIDE]) -> [V; TILE] {
+    pub(super) unsafe fn output<const SIDE: usize, const TILE: usize>(&self, m: [V; MOST_SIDE]) -> [V; MOST_TILE] {
+        let pairs = SIDE / 2 - 1;
         // SAFETY: as the caller promises.
         unsafe {
-            let mut result = [V::splat(0.0); TILE];
+            let zero = V::splat(0.0);
+            let (mut even, mut odd) = ([zero; MOST_PAIRS], [zero; MOST_PAIRS]);
+            for k in 0..pairs {
+                even[k] = m[2 * k + 1].plus(m[2 * k + 2]);
+                odd[k] = m[2 * k + 1].minus(m[2 * k + 2]);
+            }
+            let mut result = [zero; MOST_TILE];
             result[0] = m[0];
             result[TILE - 1] = m[SIDE - 1];
-            for k in (0..SIDE / 2 - 1).rev() {
-                result = self.add_pair(k, [m[2 * k + 1], m[2 * k + 2]], result);
-            }
-            result
-        }
-    }
-
-    /// Adds what pair `k` of points gives to Aᵀ m.
-    ///
-    /// # Safety
-    /// The contract of [`Vector`].
-    #[inline(always)]
-    pub(super) unsafe fn add_pair<const TILE: usize>(&self, k: usize, m: [V; 2], mut result: [V; TILE]) -> [V; TILE] {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let (even, odd) = (m[0].plus(m[1]), m[0].minus(m[1]));
             for i in 0..TILE {
-                let part = if i % 2 == 0 { even } else { odd };
-                result[i] = part.times_plus(self.powers[k][i], result[i]);
+                for k in (0..pairs).rev() {
+                    let part = if i % 2 == 0 { even[k] } else { odd[k] };
+                    result[i] = part.times_plus(self.powers[k][i], result[i]);
+                }
             }
             result
         }

@@ -214,6 +214,11 @@ impl Winograd {
         can
     }
 
+    /// Whether it can make the largest of each 2 by 2 pixels too: no tile cuts these.
+    pub(super) fn can_halve(&self) -> bool {
+        self.method.tile.is_multiple_of(2) && self.spread == 1 && self.shift == [0, 0]
+    }
+
     /// Whether source `index` is convolved, not added.
     pub(super) fn convolves(&self, index: usize) -> bool {
         index < self.sources.len()
@@ -334,7 +339,7 @@ impl Winograd {
     pub(super) unsafe fn compute<V: Vector>(
         &self,
         sources: &[View],
-        to: &View,
+        Target { to, halved }: Target,
         zeros: *const f32,
         rows: Range<usize>,
         [row, run, runs]: [usize; 3],
@@ -346,6 +351,8 @@ impl Winograd {
         let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / self.lanes));
         let run = Run {
             winograd: self,
+            to,
+            halved,
             rows: first..(first + together).min(rows.end),
             columns: columns * run / runs..columns * (run + 1) / runs,
             inputs: scratch,
@@ -357,18 +364,27 @@ impl Winograd {
         // SAFETY: as the caller promises.
         unsafe {
             match (self.method.side, self.method.tile) {
-                (4, 2) => run.compute::<V, 4, 2>(sources, to, zeros),
-                (4, _) => run.compute::<V, 4, 3>(sources, to, zeros),
-                (6, _) => run.compute::<V, 6, 4>(sources, to, zeros),
-                _ => run.compute::<V, 8, 4>(sources, to, zeros),
+                (4, 2) => run.compute::<V, 4, 2>(sources, zeros),
+                (4, _) => run.compute::<V, 4, 3>(sources, zeros),
+                (6, _) => run.compute::<V, 6, 4>(sources, zeros),
+                _ => run.compute::<V, 8, 4>(sources, zeros),
             }
         }
     }
 }
 
+/// Where a result goes.
+pub(super) struct Target<'a> {
+    pub to: &'a View,
+    /// Gets the largest of each 2 by 2 pixels.
+    pub halved: Option<&'a View>,
+}
+
 /// A run of tiles.
 struct Run<'a> {
     winograd: &'a Winograd,
+    to: &'a View,
+    halved: Option<&'a View>,
     /// Its rows and columns of tiles.
     rows: Range<usize>,
     columns: Range<usize>,
@@ -386,20 +402,15 @@ impl Run<'_> {
     }
 
     #[inline(always)]
-    unsafe fn compute<V: Vector, const SIDE: usize, const TILE: usize>(
-        &self,
-        sources: &[View],
-        to: &View,
-        zeros: *const f32,
-    ) {
+    unsafe fn compute<V: Vector, const SIDE: usize, const TILE: usize>(&self, sources: &[View], zeros: *const f32) {
         // SAFETY: as the caller of `Winograd::compute` promises.
         unsafe {
             let factors = Factors::<V>::new(self.winograd.method);
             self.transform_inputs::<V, SIDE, TILE>(&factors, sources, zeros);
             self.multiply::<V, SIDE>();
             match sources.get(self.winograd.sources.len()) {
-                Some(added) => self.transform_outputs::<V, SIDE, TILE, true>(factors, added, to),
-                None => self.transform_outputs::<V, SIDE, TILE, false>(factors, to, to),
+                Some(added) => self.transform_outputs::<V, SIDE, TILE, true>(factors, added),
+                None => self.transform_outputs::<V, SIDE, TILE, false>(factors, self.to),
             }
         }
     }
@@ -447,15 +458,15 @@ impl Run<'_> {
         }
     }
 
-    /// Aᵀ m A with bias, what is `added` if ADDS, and activation, to where it belongs.
+    /// Aᵀ m A with bias, what is `added` if ADDS, and activation, to where it belongs, and the largest of each 2 by 2.
     #[inline(always)]
     unsafe fn transform_outputs<V: Vector, const SIDE: usize, const TILE: usize, const ADDS: bool>(
         &self,
         factors: Factors<V>,
         added: &View,
-        to: &View,
     ) {
         let Winograd { spread, shift, activation, .. } = *self.winograd;
+        let Self { to, halved, .. } = *self;
         let granule = TILE * spread;
         let blocks = self.winograd.bias.len() / V::LANES;
         let pitch = self.winograd.pitch(self.tiles());
@@ -471,6 +482,7 @@ impl Run<'_> {
                     let mut left = (self.columns.start * granule + sort % spread).wrapping_sub(shift[1]);
                     let mut rows = [std::ptr::null_mut(); TILE];
                     let mut terms = [std::ptr::null(); TILE];
+                    let mut halves = [std::ptr::null_mut(); TILE];
                     for (i, (row, terms)) in rows.iter_mut().zip(&mut terms).enumerate() {
                         let y = top.wrapping_add(i * spread);
                         if y < to.size[0] {
@@ -478,17 +490,37 @@ impl Run<'_> {
                             *terms = added.row(y).cast_const().add(channels * added.block_stride);
                         }
                     }
+                    if let Some(halved) = halved {
+                        for i in 0..TILE / 2 {
+                            if top / 2 + i < halved.size[0] {
+                                halves[i] = halved.row(top / 2 + i).add(channels * halved.block_stride);
+                            }
+                        }
+                    }
                     for _ in self.columns.clone() {
-                        let columns = self.transform_tile::<V, SIDE, TILE>(factors, sums);
+                        let mut y = self.transform_tile::<V, SIDE, TILE>(factors, sums);
                         for i in 0..TILE {
                             for j in 0..TILE {
                                 let x = left.wrapping_add(j * spread);
                                 if x < to.size[1] && !rows[i].is_null() {
-                                    let mut sum = columns[j][i].plus(bias);
+                                    let mut sum = y[i][j].plus(bias);
                                     if ADDS {
                                         sum = sum.plus(V::load(terms[i].add(x * V::LANES)));
                                     }
-                                    activation.apply(sum).store(rows[i].add(x * V::LANES));
+                                    y[i][j] = activation.apply(sum);
+                                    y[i][j].store(rows[i].add(x * V::LANES));
+                                }
+                            }
+                        }
+                        if let Some(halved) = halved {
+                            for i in 0..TILE / 2 {
+                                for j in 0..TILE / 2 {
+                                    let x = left / 2 + j;
+                                    if x < halved.size[1] && !halves[i].is_null() {
+                                        let [above, below] = [y[2 * i], y[2 * i + 1]];
+                                        let most = below[2 * j].max(above[2 * j].max(above[2 * j + 1]));
+                                        most.max(below[2 * j + 1]).store(halves[i].add(x * V::LANES));
+                                    }
                                 }
                             }
                         }
@@ -500,7 +532,7 @@ impl Run<'_> {
         }
     }
 
-    /// Aᵀ m A of one tile of a block of channels, column by column.
+    /// Aᵀ m A of one tile of a block of channels.
     #[inline(always)]
     unsafe fn transform_tile<V: Vector, const SIDE: usize, const TILE: usize>(
         &self,
@@ -509,40 +541,28 @@ impl Run<'_> {
     ) -> [[V; TILE]; TILE] {
         // SAFETY: as the caller promises.
         unsafe {
-            // Rows of m A are added as they come, so that few are held at once.
-            let mut columns = [[V::splat(0.0); TILE]; TILE];
-            let first = self.transform_row::<V, SIDE, TILE>(factors, sums, 0);
-            let last = self.transform_row::<V, SIDE, TILE>(factors, sums, SIDE - 1);
-            for j in 0..TILE {
-                columns[j][0] = first[j];
-                columns[j][TILE - 1] = last[j];
-            }
-            for k in (0..SIDE / 2 - 1).rev() {
-                let plus = self.transform_row::<V, SIDE, TILE>(factors, sums, 2 * k + 1);
-                let minus = self.transform_row::<V, SIDE, TILE>(factors, sums, 2 * k + 2);
+            let zero = V::splat(0.0);
+            let mut half = [[zero; SIDE]; TILE];
+            for i in 0..SIDE {
+                let mut m = [zero; MOST_SIDE];
+                for j in 0..SIDE {
+                    m[j] = V::load(sums.add((i * SIDE + j) * self.output_panel));
+                }
+                let m = factors.output::<SIDE, TILE>(m);
                 for j in 0..TILE {
-                    columns[j] = factors.add_pair(k, [plus[j], minus[j]], columns[j]);
+                    half[j][i] = m[j];
                 }
             }
-            columns
-        }
-    }
-
-    /// Row `i` of m A.
-    #[inline(always)]
-    unsafe fn transform_row<V: Vector, const SIDE: usize, const TILE: usize>(
-        &self,
-        factors: Factors<V>,
-        sums: *const f32,
-        i: usize,
-    ) -> [V; TILE] {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let mut m = [V::splat(0.0); MOST_SIDE];
-            for j in 0..SIDE {
-                m[j] = V::load(sums.add((i * SIDE + j) * self.output_panel));
+            let mut result = [[zero; TILE]; TILE];
+            for j in 0..TILE {
+                let mut m = [zero; MOST_SIDE];
+                m[..SIDE].copy_from_slice(&half[j]);
+                let m = factors.output::<SIDE, TILE>(m);
+                for i in 0..TILE {
+                    result[i][j] = m[i];
+                }
             }
-            factors.output::<SIDE, TILE>(m)
+            result
         }
     }
 
