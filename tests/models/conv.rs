@@ -145,7 +145,7 @@ fn every_kind_of_convolution() {
     assert_as_tract("used twice", &net.finish(&sum), &noise(4, 2 * 20 * 20), &[20, 20]);
 }
 
-/// What is added to a convolution is added by it, where nobody else sees the convolution alone.
+/// Sums with convolutions, which these make where nobody else sees the convolution alone.
 #[test]
 fn sums() {
     type Block = fn(&mut Net, &str) -> String;

@@ -1,7 +1,7 @@
 //! tract's graph → [`Program`]. Of a decluttered model, whose sizes are all known, operators are taken one after the
-//! other, in the order of evaluation, for as long as they are of the kinds that a program has; with a convolution goes
-//! what follows it and what stands before it: activations, nearest-neighbour enlargement and concatenation. They are
-//! kept as what they stand for, a list of tensors, until somebody needs them written out.
+//! other, in the order of evaluation, for as long as they are of the kinds that a program has. With a convolution goes
+//! what follows it: an addition, an activation, max-pooling; and what stands before it: nearest-neighbour enlargement and
+//! concatenation, which are kept as what they stand for, a list of tensors, until somebody needs them written out.
 
 use super::direct::lanes_of;
 use super::program::{MOST_SOURCES, Op, Program, Step, Tensor};
@@ -293,7 +293,7 @@ impl Builder {
         Ok(Some(result))
     }
 
-    /// What the convolution that makes a tensor makes of it by the way, if there is one that can.
+    /// The largest of each 2 by 2 pixels of a tensor, by the convolution that makes it, if there is one that can.
     fn halved_there(&mut self, tensor: usize) -> Option<usize> {
         let place = self.program.steps.iter().position(|step| step.to == tensor)?;
         let Op::Winograd(winograd, _) = &self.program.steps[place].op else { return None };
@@ -391,6 +391,8 @@ impl Builder {
             let terms = [first, second].map(|plane| self.single(&node.name, plane));
             for (place, [term, other]) in [terms, [terms[1], terms[0]]].into_iter().enumerate() {
                 if image && self.is_alone(model, node.inputs[place], term) && self.adds_there(term, other) {
+                    // The term alone is no more.
+                    self.values.remove(&node.inputs[place]);
                     return vec![(term, false)];
                 }
             }

@@ -219,7 +219,7 @@ impl Direct {
     }
 
     /// Sums of one output channel, of `GATHERED` pixels. `WIDTH` is the number of taps in a row, if these are neighbours
-    /// and so are the pixels: then each input is loaded once for all of them. Otherwise it is 0.
+    /// and so are the pixels: then compilers load each input once for all of them. Otherwise it is 0.
     #[inline(always)]
     unsafe fn gather<V: Vector, const WIDTH: usize>(
         &self,

@@ -388,6 +388,8 @@ mod graph_tests {
             let conv = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
             let result = model.wire_node("convolution", conv, &[image, weights, bias])?;
             let sum = model.wire_node("sum", tract_onnx::tract_core::ops::math::add(), &[image, result[0]])?;
+            let zero = model.add_const("zero", tensor1(&[0.0_f32]).into_shape(&[1, 1, 1, 1])?)?;
+            let sum = model.wire_node("rectifier", tract_onnx::tract_core::ops::math::max(), &[sum[0], zero])?;
             let strides = Some(tvec![2, 2]);
             let pool = PoolSpec::new(DataFormat::NCHW, tvec![2, 2], PaddingSpec::Valid, None, strides, 8, 8);
             let half = model.wire_node("half", MaxPool::new(pool, None), &sum)?;

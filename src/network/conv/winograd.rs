@@ -333,8 +333,8 @@ impl Winograd {
     /// that follow a row's last tile may be read.
     ///
     /// # Safety
-    /// The views are valid and of the lanes of V; their margins cover what tiles read beyond the image; the rows that
-    /// the rows of tiles need are there; `scratch` has room for [`scratch`](Self::scratch) samples.
+    /// The views are valid and of the lanes of V; what is added is of the result's size, what is halved of half of it; the
+    /// margins cover what tiles read beyond the image; the rows that the rows of tiles need are there; `scratch` has room for [`scratch`](Self::scratch) samples.
     #[inline(always)]
     pub(super) unsafe fn compute<V: Vector>(
         &self,
@@ -470,7 +470,8 @@ impl Run<'_> {
         let granule = TILE * spread;
         let blocks = self.winograd.bias.len() / V::LANES;
         let pitch = self.winograd.pitch(self.tiles());
-        // SAFETY: sums of all positions are there; only pixels inside the result are written.
+        // SAFETY: sums of all positions are there; only pixels inside the results are written, and what is added is of their
+        // size.
         unsafe {
             for block in 0..self.winograd.padded() / V::LANES {
                 let (sort, channels) = (block / blocks, block % blocks);
@@ -483,11 +484,11 @@ impl Run<'_> {
                     let mut rows = [std::ptr::null_mut(); TILE];
                     let mut terms = [std::ptr::null(); TILE];
                     let mut halves = [std::ptr::null_mut(); TILE];
-                    for (i, (row, terms)) in rows.iter_mut().zip(&mut terms).enumerate() {
+                    for (i, (row, term)) in rows.iter_mut().zip(&mut terms).enumerate() {
                         let y = top.wrapping_add(i * spread);
                         if y < to.size[0] {
                             *row = to.row(y).add(channels * to.block_stride);
-                            *terms = added.row(y).cast_const().add(channels * added.block_stride);
+                            *term = added.row(y).cast_const().add(channels * added.block_stride);
                         }
                     }
                     if let Some(halved) = halved {

@@ -342,7 +342,8 @@ class NativeTest {
     @Test
     void whatDoesNotFitIntoMemoryIsSaid() throws Exception {
         String output = Samples.run(110, java("-Xmx220m", "org.mdr.fiji.LargeStack", "in memory"));
-        assertTrue(output.startsWith("the result does not fit into the 220 MB"), output);
+        // Some collectors leave Java less than it was given.
+        assertTrue(output.matches("(?s)the result does not fit into the 2[012]\\d MB.*"), output);
     }
 
     /** 8 bit become 32. */
