@@ -549,11 +549,12 @@ impl Plan {
 
     /// Bytes of the planes where so many units are under way.
     fn planes_memory(&self, open: usize) -> u64 {
-        let Shape { z, y, x, .. } = self.shape;
+        let Shape { y, x, .. } = self.shape;
         let scale = 1 + self.scale.iter().product::<usize>();
-        let planes = if self.volumetric { self.channels.len() * z } else { self.together };
-        let open = open.min(self.units().len());
-        product(&[4 * scale, planes, y, x, open]).saturating_add(product(&[4 * scale, y, x]))
+        let (planes, open) = (self.planes_per_unit(), open.min(self.units().len()));
+        // One more is read or written meanwhile, if there is one.
+        let next = if self.has_one_plane() { 0 } else { product(&[4 * scale, y, x]) };
+        product(&[4 * scale, planes, y, x, open]).saturating_add(next)
     }
 
     /// Units under way at once: enough for every thread to have a tile and another one to go on with.
@@ -574,9 +575,13 @@ impl Plan {
         self.groups() * self.tile_counts().iter().product::<usize>()
     }
 
+    fn planes_per_unit(&self) -> usize {
+        if self.volumetric { self.channels.len() * self.shape.z } else { self.together }
+    }
+
     /// Whether what is restored is a single plane.
     fn has_one_plane(&self) -> bool {
-        self.units().len() == 1 && self.units().next().is_some_and(|planes| planes.len() == 1)
+        self.units().len() == 1 && self.planes_per_unit() == 1
     }
 
     /// Tiles in all.
@@ -664,7 +669,7 @@ const USUAL_THREADS: usize = 4;
 const CROWDED: u64 = 2;
 
 /// Bytes that are there before the first pixel: the program, the model and its plan.
-const OVERHEAD: u64 = 32 << 20;
+const OVERHEAD: u64 = 40 << 20;
 
 /// What a tile costs beside its pixels, in pixels.
 const TILE_OVERHEAD: u64 = 500;

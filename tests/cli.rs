@@ -362,9 +362,11 @@ fn tile_overlap_and_quiet() {
 #[cfg(target_os = "linux")]
 fn the_process_stays_below_the_memory_limit() {
     let place = Place::new();
-    place.put_image("in.tif", &stack(Shape { t: 1, c: 1, z: 2, y: 900, x: 900 }, PixelType::U16));
-    for (limit, threads) in [(120, 1), (200, 2), (400, 2)] {
-        let arguments = format!("restore in.tif -o out.tif --force --memory-limit {limit} --threads {threads}");
+    place.put_image("two.tif", &stack(Shape { t: 1, c: 1, z: 2, y: 900, x: 900 }, PixelType::U16));
+    place.put_image("one.tif", &stack(Shape { t: 1, c: 1, z: 1, y: 1800, x: 2000 }, PixelType::U16));
+    let cases = [("two", 120, 1), ("two", 200, 2), ("two", 400, 2), ("one", 100, 1), ("one", 130, 2)];
+    for (name, limit, threads) in cases {
+        let arguments = format!("restore {name}.tif -o out.tif --force --memory-limit {limit} --threads {threads}");
         let mut child = place.command(&arguments).spawn().expect("the program runs");
         let mut peak = 0;
         while child.try_wait().expect("a child").is_none() {
@@ -384,10 +386,10 @@ fn the_memory_limit_binds() {
     place.put("unet.onnx", &unet(1, 16));
     place.put_image("in.tif", &plane(512, 512, 3));
     let limited =
-        |options: &str| format!("in.tif -o out.tif --model unet.onnx --memory-limit 40 --threads 1 {options}");
+        |options: &str| format!("in.tif -o out.tif --model unet.onnx --memory-limit 48 --threads 1 {options}");
     place.refuses(
         &format!("restore {}", limited("--tile 512")),
-        &["in.tif: memory limit 40 MB", "about", "raise the limit"],
+        &["in.tif: memory limit 48 MB", "about", "raise the limit"],
     );
     place.restores(&limited(""));
     place.put("norm.onnx", &instance_norm());
