@@ -406,8 +406,9 @@ impl Builder {
     fn adds_there(&mut self, term: usize, other: usize) -> bool {
         let Some(place) = self.program.steps.iter().position(|step| step.to == term) else { return false };
         let step = &mut self.program.steps[place];
-        let Op::Winograd(winograd, _) = &mut step.op else { return false };
-        if term == other || step.from.len() == MOST_SOURCES || !winograd.add() {
+        let Op::Winograd(winograd, _) = &step.op else { return false };
+        let adds = !winograd.convolves(step.from.len() - 1);
+        if term == other || step.from.len() == MOST_SOURCES || adds || !winograd.can_add() {
             return false;
         }
         step.from.push(other);

@@ -50,8 +50,6 @@ pub(super) struct Winograd {
     /// channel, outputs by sort and channel, of each sort whole vectors.
     weights: Arc<Samples>,
     bias: Vec<f32>,
-    /// Whether one source more is added to the sums, before the activation.
-    adds: bool,
     pub activation: Activation,
     lanes: usize,
     /// Tiles of a register tile.
@@ -140,7 +138,6 @@ impl Winograd {
             parts,
             weights: Arc::default(),
             bias: vec![],
-            adds: false,
             activation: Activation::None,
             lanes: isa.lanes(),
             pixels: isa.register_tile().0,
@@ -207,11 +204,9 @@ impl Winograd {
         self
     }
 
-    /// Takes one source more, of the result's size, which is added to the sums; false where it cannot.
-    pub(super) fn add(&mut self) -> bool {
-        let can = !self.adds && self.activation == Activation::None;
-        self.adds |= can;
-        can
+    /// Whether one source more, of the result's size, can be added to the sums: it is before the activation.
+    pub(super) fn can_add(&self) -> bool {
+        self.activation == Activation::None
     }
 
     /// Whether it can make the largest of each 2 by 2 pixels too: no tile cuts these.
@@ -334,7 +329,8 @@ impl Winograd {
     ///
     /// # Safety
     /// The views are valid and of the lanes of V; what is added is of the result's size, what is halved of half of it; the
-    /// margins cover what tiles read beyond the image; the rows that the rows of tiles need are there; `scratch` has room for [`scratch`](Self::scratch) samples.
+    /// margins cover what tiles read beyond the image; the rows that the rows of tiles need are there; `scratch` has room
+    /// for [`scratch`](Self::scratch) samples.
     #[inline(always)]
     pub(super) unsafe fn compute<V: Vector>(
         &self,
@@ -470,8 +466,8 @@ impl Run<'_> {
         let granule = TILE * spread;
         let blocks = self.winograd.bias.len() / V::LANES;
         let pitch = self.winograd.pitch(self.tiles());
-        // SAFETY: sums of all positions are there; only pixels inside the results are written, and what is added is of their
-        // size.
+        // SAFETY: sums of all positions are there; only pixels inside the results are written, and what is added is of
+        // their size.
         unsafe {
             for block in 0..self.winograd.padded() / V::LANES {
                 let (sort, channels) = (block / blocks, block % blocks);
