@@ -2,32 +2,42 @@
 //! part of the pieces, the same part of the columns in every task, so that it reads what it has written before and what
 //! lies in its own caches; who has finished its part takes from those of others. The next task begins when all items are
 //! done.
+//!
+//! A thread that was started may take milliseconds to come, as a machine that was idle wakes up or as the system places
+//! it on a processor that is busy. Nobody waits for it: it joins with the next task.
 
 use crate::share::join;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What the threads of a team share.
-struct Shared<'a> {
-    /// 0 until all are there.
-    threads: AtomicUsize,
-    parts: &'a [Part],
-    /// Threads that wait, and how often all have met.
+struct Shared {
+    /// One for each thread, whether it has come or not.
+    parts: Vec<Part>,
+    /// Threads that have come, and those of them that have been let in.
+    arrived: AtomicUsize,
+    members: AtomicUsize,
+    /// The task that who was let in last begins with.
+    first: AtomicUsize,
+    /// Members that wait, and tasks that are done.
     waiting: AtomicUsize,
-    meetings: AtomicUsize,
+    done: AtomicUsize,
+    /// Whether all is done, or a member has panicked.
+    over: AtomicBool,
 }
 
-/// Items taken of a thread's part of a task, in turn for every third task: two tasks later nobody looks at it any more.
-/// Cache lines of its own.
+/// Items taken of a thread's part of a task. A cache line of its own.
 #[derive(Default)]
 #[repr(align(128))]
 struct Part {
-    taken: [AtomicUsize; 3],
+    taken: AtomicUsize,
 }
 
 /// One thread's place in its team.
 pub(super) struct Team<'a> {
-    shared: &'a Shared<'a>,
+    shared: &'a Shared,
     index: usize,
+    /// The task that it begins with.
+    first: usize,
 }
 
 /// Turns of waiting before a thread lets others have its processor: some microseconds. They are without the hint that
@@ -37,33 +47,24 @@ const SPINS: usize = 20_000;
 impl Team<'_> {
     /// Runs `work` in so many threads, one of them this one, or in as many as can be had.
     pub(super) fn run(threads: usize, work: impl Fn(&Team) + Sync) {
-        let team = |parts| Shared {
-            threads: AtomicUsize::new(0),
-            parts,
+        let shared = &Shared {
+            parts: (0..threads).map(|_| Part::default()).collect(),
+            arrived: AtomicUsize::new(1),
+            members: AtomicUsize::new(1),
+            first: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            meetings: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
         };
-        if threads == 1 {
-            let shared = team(&[]);
-            shared.threads.store(1, Ordering::Relaxed);
-            return work(&Team { shared: &shared, index: 0 });
-        }
-        let parts: Vec<Part> = (0..threads).map(|_| Part::default()).collect();
-        let (shared, work) = (&team(&parts), &work);
+        let work = &work;
         std::thread::scope(|scope| {
-            let mut members = vec![];
-            while members.len() + 1 < threads {
-                let index = members.len() + 1;
-                let member = move || {
-                    shared.wait_until(|| shared.threads.load(Ordering::Acquire) > 0);
-                    work(&Team { shared, index });
-                };
-                let Ok(member) = std::thread::Builder::new().spawn_scoped(scope, member) else { break };
-                members.push(member);
+            let mut others = vec![];
+            while others.len() + 1 < threads {
+                let Ok(other) = std::thread::Builder::new().spawn_scoped(scope, || shared.join(work)) else { break };
+                others.push(other);
             }
-            shared.threads.store(1 + members.len(), Ordering::Release);
-            work(&Team { shared, index: 0 });
-            join(members);
+            shared.work(work, 0, 0);
+            join(others);
         });
     }
 
@@ -75,47 +76,78 @@ impl Team<'_> {
     /// Does items of task `number`, given by row and piece, until all are done by somebody. All threads go through the
     /// same tasks in the same order, numbered from 0.
     pub(super) fn share(&self, number: usize, [rows, pieces]: [usize; 2], work: impl Fn(usize, usize)) {
-        let threads = self.shared.threads.load(Ordering::Relaxed);
+        if number < self.first {
+            return;
+        }
+        let threads = self.shared.parts.len();
         if threads == 1 {
             return (0..rows).for_each(|row| (0..pieces).for_each(|piece| work(row, piece)));
         }
         for other in 0..threads {
             let index = (self.index + other) % threads;
             let (start, end) = (index * pieces / threads, (index + 1) * pieces / threads);
-            let taken = &self.shared.parts[index].taken[number % 3];
             loop {
-                let item = taken.fetch_add(1, Ordering::Relaxed);
+                let item = self.shared.parts[index].taken.fetch_add(1, Ordering::Relaxed);
                 if item >= rows * (end - start) {
                     break;
                 }
                 work(item / (end - start), start + item % (end - start));
             }
         }
-        self.shared.parts[self.index].taken[(number + 1) % 3].store(0, Ordering::Relaxed);
-        self.meet();
-    }
-
-    /// Waits for all threads; what they have written before is then visible to all.
-    fn meet(&self) {
-        let shared = self.shared;
-        let meeting = shared.meetings.load(Ordering::Acquire);
-        if shared.waiting.fetch_add(1, Ordering::AcqRel) + 1 == shared.threads.load(Ordering::Relaxed) {
-            shared.waiting.store(0, Ordering::Relaxed);
-            shared.meetings.store(meeting + 1, Ordering::Release);
-            return;
-        }
-        shared.wait_until(|| shared.meetings.load(Ordering::Acquire) != meeting);
+        self.shared.meet(number);
     }
 }
 
-impl Shared<'_> {
-    fn wait_until(&self, done: impl Fn() -> bool) {
-        let mut spins = 0;
-        while !done() {
-            spins += 1;
-            if spins > SPINS {
-                std::thread::yield_now();
-            }
+impl Shared {
+    /// Works as a member.
+    fn work(&self, work: impl Fn(&Team), index: usize, first: usize) {
+        // Whoever leaves has done everything.
+        let _over = Over(&self.over);
+        work(&Team { shared: self, index, first });
+    }
+
+    /// Waits until this thread is let in, and works then.
+    fn join(&self, work: impl Fn(&Team)) {
+        let index = self.arrived.fetch_add(1, Ordering::Relaxed);
+        let is_member = || self.members.load(Ordering::Acquire) > index;
+        wait_until(|| is_member() || self.over.load(Ordering::Acquire));
+        if is_member() {
+            // Nobody else is let in before this thread has done a task.
+            self.work(work, index, self.first.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Waits for all members after task `number`; what they have written before is then visible to all. The last one
+    /// lets in who has come meanwhile.
+    fn meet(&self, number: usize) {
+        if self.waiting.fetch_add(1, Ordering::AcqRel) + 1 < self.members.load(Ordering::Relaxed) {
+            let done = || self.done.load(Ordering::Acquire) > number;
+            wait_until(|| done() || self.over.load(Ordering::Acquire));
+            return assert!(done(), "another thread has panicked");
+        }
+        self.parts.iter().for_each(|part| part.taken.store(0, Ordering::Relaxed));
+        self.waiting.store(0, Ordering::Relaxed);
+        self.first.store(number + 1, Ordering::Relaxed);
+        self.members.store(self.arrived.load(Ordering::Relaxed), Ordering::Release);
+        self.done.store(number + 1, Ordering::Release);
+    }
+}
+
+/// Says that it is over when it goes, by a panic too.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn wait_until(done: impl Fn() -> bool) {
+    let mut spins = 0;
+    while !done() {
+        spins += 1;
+        if spins > SPINS {
+            std::thread::yield_now();
         }
     }
 }
@@ -123,6 +155,7 @@ impl Shared<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn every_item_is_done_once_before_the_next_task() {
@@ -133,6 +166,9 @@ mod tests {
                     team.share(number, [number % 10, 5], |row, piece| {
                         done[5 * row + piece].fetch_add(1, Ordering::Relaxed);
                     });
+                    if number < team.first {
+                        continue;
+                    }
                     let expected = |item: usize| (0..=number).filter(|number| item < 5 * (number % 10)).count();
                     // Others may be in the next task already, which adds at most one.
                     for (item, done) in done.iter().enumerate() {
@@ -142,5 +178,36 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn a_thread_joins_late() {
+        // The first thread works through tasks until another has done an item; the rest is short.
+        let others = AtomicUsize::new(0);
+        let started = Instant::now();
+        Team::run(2, |team| {
+            for number in 0..20_000 {
+                team.share(number, [4, 2], |_, _| {
+                    if team.index() > 0 {
+                        others.fetch_add(1, Ordering::Relaxed);
+                    } else if others.load(Ordering::Relaxed) == 0 && started.elapsed() < Duration::from_secs(20) {
+                        std::thread::sleep(Duration::from_micros(100));
+                    }
+                });
+            }
+        });
+        assert!(others.into_inner() > 0, "nobody joined");
+    }
+
+    #[test]
+    fn a_panic_ends_all_threads() {
+        let done = std::panic::catch_unwind(|| {
+            Team::run(3, |team| {
+                for number in 0..100 {
+                    team.share(number, [6, 3], |row, piece| assert!(number < 50 || row + piece > 0, "as expected"));
+                }
+            });
+        });
+        assert!(done.is_err());
     }
 }
