@@ -23,11 +23,11 @@ impl Builder {
     }
 
     /// Winograd's method for a convolution of such planes, if there is one.
-    fn method(&self, window: Window, plane: &Plane, outputs: usize) -> Option<Method> {
+    fn method(&self, window: Window, transposed: bool, plane: &Plane, outputs: usize) -> Option<Method> {
         let vectors = lanes_of(self.program.isa, outputs) > 1
             && plane.iter().all(|source| self.program.tensors[source.0].lanes > 1);
         let doubled = plane.iter().any(|source| source.1);
-        if vectors { Winograd::method(window, doubled, self.precise) } else { None }
+        if vectors { Winograd::method(window, transposed, doubled, self.precise) } else { None }
     }
 
     /// Along Z, a plane of the result is a convolution in two dimensions of all planes under the window, one after the
@@ -66,7 +66,7 @@ impl Builder {
             before: [before[1] as isize, before[2] as isize],
         };
         // Winograd's method takes enlarged inputs as they are.
-        let value = match self.method(window, &value[0], bias.len()) {
+        let value = match self.method(window, false, &value[0], bias.len()) {
             Some(_) => value,
             None => self.enlarged(&node.name, value),
         };
@@ -87,7 +87,7 @@ impl Builder {
             let op = packed.entry(taps).or_insert_with_key(|taps| {
                 let weights = with_taps(&weights, [bias.len(), inputs, kernel[0], kernel[1] * kernel[2]], taps);
                 let (isa, sources) = (self.program.isa, self.sources(&plane));
-                if let Some(method) = self.method(window, &plane, bias.len()) {
+                if let Some(method) = self.method(window, false, &plane, bias.len()) {
                     let more =
                         [1, 2].map(|axis| (before[axis] + after[axis] + stride[axis]) as isize - kernel[axis] as isize);
                     Op::Winograd(Winograd::convolution(isa, method, window, &sources, &weights, &bias), more)
@@ -137,7 +137,7 @@ impl Builder {
         }
         let more = [0, 1].map(|axis| (kernel[axis] + adjust[axis]) as isize - (before[axis] + after[axis]) as isize);
         let window = Window { kernel, stride, dilation: [1, 1], before: before.map(|n| n as isize) };
-        let method = self.method(window, plane, outputs).filter(|_| stride == [2, 2]);
+        let method = self.method(window, true, plane, outputs).filter(|_| stride == [2, 2]);
         if let Some(method) = method {
             let sources = self.sources(plane);
             let winograd = Winograd::transposed(self.program.isa, method, window, &sources, &weights, &bias);

@@ -19,6 +19,11 @@
 //! Of an enlarged image, whose pixels are repeated, the samples from an odd position on are a b b c c d … At the point
 //! −1 their transform is exactly zero: x (x − 1) (x² − b²) … pairs b with −b, c with −c. There products need no work;
 //! for such inputs a is 1.
+//!
+//! # Three taps and a stride of 2
+//! The outer taps see samples 0, 2, 4, 6 under three results, the middle one 1, 3, 5. So F(3, 2) of the even samples and
+//! three products of the odd ones as they are: 7 for 3 results. Transposed likewise: of 4 samples results 0, 2, 4 come
+//! by F(3, 2) and 1, 3, 5 by three products. Both together count as one transform of 7 positions, those of F(3, 2) first.
 #![expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
 
 use super::simd::Vector;
@@ -26,23 +31,42 @@ use super::simd::Vector;
 /// Most samples of a transform.
 pub(super) const MOST_SIDE: usize = 8;
 /// Most results.
-pub(super) const MOST_TILE: usize = 4;
+const MOST_TILE: usize = 6;
+/// Most powers of a point that results need.
+const MOST_POWERS: usize = 4;
 /// Most pairs of points ±p.
 const MOST_PAIRS: usize = MOST_SIDE / 2 - 1;
 /// Which point is −a.
 pub(super) const MINUS_A: usize = 2;
 
+/// Positions of three taps and a stride of 2.
+const STRIDED: usize = 7;
+
 /// The rows of a pair, which share their even and odd parts: 0 and infinity, ±a, ±b, …
 pub(super) fn pair_rows<const SIDE: usize>(pair: usize) -> [usize; 2] {
-    if pair == 0 { [0, SIDE - 1] } else { [2 * pair - 1, 2 * pair] }
+    match pair {
+        // The last one of `STRIDED` has no second row.
+        2.. if SIDE == STRIDED => [2 * pair, 2 * pair + 1],
+        0 => [0, if SIDE == STRIDED { 3 } else { SIDE - 1 }],
+        _ => [2 * pair - 1, 2 * pair],
+    }
 }
 
-/// F(`tile`, side + 1 − tile).
+/// Samples under a tile, and from one tile to the next.
+pub(super) const fn samples(side: usize, tile: usize) -> [usize; 2] {
+    match (side, tile) {
+        (STRIDED, 3) => [7, 6],
+        (STRIDED, _) => [4, 3],
+        _ => [side, tile],
+    }
+}
+
+/// F(`tile`, side + 1 − tile), or one for a stride of 2.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Method {
-    /// Results along an axis: 2, 3 or 4.
+    /// Results along an axis.
     pub tile: usize,
-    /// Samples under them, and points: 4, 6 or 8.
+    /// Positions: 4, 6 or 8 points, or 7 of three taps and a stride of 2.
     pub side: usize,
     /// a, b, c; as many as there are pairs.
     points: [f32; MOST_PAIRS],
@@ -64,14 +88,39 @@ impl Method {
         Some(Self { tile, side: tile + taps - 1, points })
     }
 
+    /// For three taps and a stride of 2.
+    pub(super) fn strided(transposed: bool) -> Self {
+        Self { tile: if transposed { 6 } else { 3 }, side: STRIDED, points: [1.0, 0.0, 0.0] }
+    }
+
+    /// Whether a stride of 2 is part of it.
+    pub(super) fn is_strided(self) -> bool {
+        self.side == STRIDED
+    }
+
     pub(super) fn taps(self) -> usize {
-        self.side + 1 - self.tile
+        if self.is_strided() { 3 } else { self.side + 1 - self.tile }
+    }
+
+    /// a, b, …
+    fn points(&self) -> &[f32] {
+        &self.points[..if self.is_strided() { 1 } else { self.side / 2 - 1 }]
     }
 
     /// G in f64, row by row: [side][taps].
     pub(super) fn weights(self) -> Vec<Vec<f64>> {
+        if self.is_strided() {
+            // A transposed convolution has its taps in reverse.
+            let outer = if self.tile == 3 { [0, 2] } else { [2, 0] };
+            let spread = Self { tile: 3, side: 4, ..self }.weights().into_iter().map(|row| {
+                let mut taps = vec![0.0; 3];
+                outer.into_iter().zip(row).for_each(|(tap, factor)| taps[tap] = factor);
+                taps
+            });
+            return spread.chain(vec![vec![0.0, 1.0, 0.0]; 3]).collect();
+        }
         let taps = self.taps();
-        let pairs = self.points[..self.side / 2 - 1].iter().map(|&p| f64::from(p));
+        let pairs = self.points().iter().map(|&p| f64::from(p));
         let points: Vec<f64> = std::iter::once(0.0).chain(pairs.flat_map(|p| [p, -p])).collect();
         let finite = points.iter().enumerate().map(|(i, p)| {
             let others = points.iter().enumerate().filter(|(j, _)| *j != i);
@@ -87,7 +136,7 @@ impl Method {
 #[derive(Clone, Copy)]
 pub(super) struct Factors<V> {
     /// pⁱ of each p of the pairs.
-    powers: [[V; MOST_TILE]; MOST_PAIRS],
+    powers: [[V; MOST_POWERS]; MOST_PAIRS],
     /// Coefficients of Π (x² − q²) over the pairs, by powers of x²; the last, 1, left out.
     all: [V; MOST_PAIRS],
     /// The same without pair p.
@@ -111,12 +160,12 @@ impl<V: Vector> Factors<V> {
     /// The contract of [`Vector`].
     #[inline(always)]
     pub(super) unsafe fn new(method: Method) -> Self {
-        let points = &method.points[..method.side / 2 - 1];
+        let points = method.points();
         // SAFETY: as the caller promises.
         unsafe {
             let zero = V::splat(0.0);
             let mut factors = Self {
-                powers: [[zero; MOST_TILE]; MOST_PAIRS],
+                powers: [[zero; MOST_POWERS]; MOST_PAIRS],
                 all: [zero; MOST_PAIRS],
                 others: [[zero; MOST_PAIRS]; MOST_PAIRS],
             };
@@ -128,7 +177,7 @@ impl<V: Vector> Factors<V> {
                     factors.others[k][i] = V::splat(others[i]);
                 }
                 let mut power = 1.0;
-                for i in 0..MOST_TILE {
+                for i in 0..MOST_POWERS {
                     factors.powers[k][i] = V::splat(power);
                     power *= points[k];
                 }
@@ -137,18 +186,31 @@ impl<V: Vector> Factors<V> {
         }
     }
 
-    /// Two rows of Bᵀ d, those of a pair. Only the first `SIDE` elements count.
+    /// Two rows of Bᵀ d, those of a pair. Only the first elements count, as many as there are [`samples`].
     ///
     /// # Safety
     /// The contract of [`Vector`].
     #[inline(always)]
-    pub(super) unsafe fn input_pair<const SIDE: usize, const PAIR: usize>(&self, d: [V; MOST_SIDE]) -> [V; 2] {
-        let pairs = SIDE / 2 - 1;
+    pub(super) unsafe fn input_pair<const SIDE: usize, const TILE: usize, const PAIR: usize>(
+        &self,
+        mut d: [V; MOST_SIDE],
+    ) -> [V; 2] {
+        let pairs = if SIDE == STRIDED { 1 } else { SIDE / 2 - 1 };
+        let side = 2 * pairs + 2;
         // SAFETY: as the caller promises.
         unsafe {
+            if SIDE == STRIDED {
+                let plain = if TILE == 3 { [d[1], d[3], d[5]] } else { [d[1], d[2], d[3]] };
+                if PAIR >= 2 {
+                    return [plain[2 * PAIR - 4], plain[1]];
+                }
+                if TILE == 3 {
+                    [d[1], d[2], d[3]] = [d[2], d[4], d[6]];
+                }
+            }
             if PAIR == 0 {
                 // Π (x² − q²) over all, and at infinity x times that.
-                let (mut first, mut last) = (d[SIDE - 2], d[SIDE - 1]);
+                let (mut first, mut last) = (d[side - 2], d[side - 1]);
                 for i in (0..pairs).rev() {
                     first = d[2 * i].times_plus(self.all[i], first);
                     last = d[2 * i + 1].times_plus(self.all[i], last);
@@ -157,7 +219,7 @@ impl<V: Vector> Factors<V> {
             }
             // x (x ± p) Π (x² − q²) over the others: even powers from x x, odd ones from ±p x.
             let k = PAIR - 1;
-            let (mut even, mut odd) = (d[SIDE - 2], d[SIDE - 3]);
+            let (mut even, mut odd) = (d[side - 2], d[side - 3]);
             for i in (0..pairs - 1).rev() {
                 even = d[2 * i + 2].times_plus(self.others[k][i], even);
                 odd = d[2 * i + 1].times_plus(self.others[k][i], odd);
@@ -166,22 +228,24 @@ impl<V: Vector> Factors<V> {
         }
     }
 
-    /// Bᵀ d. Only the first `SIDE` elements count.
+    /// Bᵀ d. Only the first elements count, as many as there are [`samples`], and of the result the first `SIDE`.
     ///
     /// # Safety
     /// The contract of [`Vector`].
     #[inline(always)]
-    pub(super) unsafe fn input<const SIDE: usize>(&self, d: [V; MOST_SIDE]) -> [V; MOST_SIDE] {
+    pub(super) unsafe fn input<const SIDE: usize, const TILE: usize>(&self, d: [V; MOST_SIDE]) -> [V; MOST_SIDE] {
         let mut result = d;
         // SAFETY: as the caller promises.
         unsafe {
-            [result[0], result[SIDE - 1]] = self.input_pair::<SIDE, 0>(d);
-            [result[1], result[2]] = self.input_pair::<SIDE, 1>(d);
+            [result[0], result[pair_rows::<SIDE>(0)[1]]] = self.input_pair::<SIDE, TILE, 0>(d);
+            [result[1], result[2]] = self.input_pair::<SIDE, TILE, 1>(d);
             if SIDE > 4 {
-                [result[3], result[4]] = self.input_pair::<SIDE, 2>(d);
+                let [first, second] = pair_rows::<SIDE>(2);
+                [result[first], result[second]] = self.input_pair::<SIDE, TILE, 2>(d);
             }
             if SIDE > 6 {
-                [result[5], result[6]] = self.input_pair::<SIDE, 3>(d);
+                let [first, second] = pair_rows::<SIDE>(3);
+                [result[first], result[second]] = self.input_pair::<SIDE, TILE, 3>(d);
             }
         }
         result
@@ -193,9 +257,21 @@ impl<V: Vector> Factors<V> {
     /// The contract of [`Vector`].
     #[inline(always)]
     pub(super) unsafe fn output<const SIDE: usize, const TILE: usize>(&self, m: [V; MOST_SIDE]) -> [V; MOST_TILE] {
-        let pairs = SIDE / 2 - 1;
         // SAFETY: as the caller promises.
         unsafe {
+            if SIDE == STRIDED {
+                let outer = self.output::<4, 3>(m);
+                let mut result = outer;
+                for i in 0..3 {
+                    if TILE == 3 {
+                        result[i] = outer[i].plus(m[4 + i]);
+                    } else {
+                        [result[2 * i], result[2 * i + 1]] = [outer[i], m[4 + i]];
+                    }
+                }
+                return result;
+            }
+            let pairs = SIDE / 2 - 1;
             let zero = V::splat(0.0);
             let (mut even, mut odd) = ([zero; MOST_PAIRS], [zero; MOST_PAIRS]);
             for k in 0..pairs {

@@ -10,6 +10,8 @@
 //! sees tap p + 2 t at input n − t: for each p an ordinary convolution with every second tap, in reverse. So the four
 //! sorts of results count as output channels of their own.
 //!
+//! Kernels of 3 by 3 have methods of their own for both (`transform`), and one sort.
+//!
 //! # The work
 //! For a run of tiles, neighbours in a row or in a few: the input transform, all channels of a vector at once, into
 //! panels [position][block of channels][tile][lane]; for each position the product with the weights [channel][output], a
@@ -25,7 +27,7 @@
 use super::direct::Window;
 use super::samples::Samples;
 use super::simd::{Isa, VECTORS, Vector};
-use super::transform::{Factors, MINUS_A, MOST_SIDE, Method, pair_rows};
+use super::transform::{Factors, MINUS_A, MOST_SIDE, Method, pair_rows, samples};
 use super::view::{Activation, View};
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,10 +36,12 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq)]
 pub(super) struct Winograd {
     pub method: Method,
-    /// Pixels from one input of a tile to the next: 1 or 2.
+    /// 1 or 2, of a transposed convolution 1.
     stride: usize,
-    /// Pixels from one result of a tile to the next, of a transposed convolution 2.
+    /// Stride of a transposed convolution, else 1.
     spread: usize,
+    /// Sorts of input and of output pixels along an axis, 1 or 2.
+    sorts: [usize; 2],
     /// First input pixel under the first tile, along Y and X.
     origin: [isize; 2],
     /// Pixels of the first tile that lie before the first one of the result.
@@ -72,11 +76,14 @@ const MOST_ROWS: usize = 4;
 
 impl Winograd {
     /// The method for a convolution or a transposed one, whose inputs may count as enlarged, if there is one.
-    pub(super) fn method(window: Window, doubled: bool, precise: bool) -> Option<Method> {
+    pub(super) fn method(window: Window, transposed: bool, doubled: bool, precise: bool) -> Option<Method> {
         let (side, stride) = (window.kernel[0], window.stride[0]);
         let square = window.kernel == [side; 2] && window.stride == [stride; 2] && window.dilation == [1, 1];
         if !square || stride > 2 {
             return None;
+        }
+        if (side, stride, doubled) == (3, 2, false) {
+            return Some(Method::strided(transposed));
         }
         let method = Method::new(side.div_ceil(stride), doubled, precise)?;
         // Every tile of what is enlarged must begin at the second pixel of a pair.
@@ -99,7 +106,8 @@ impl Winograd {
         let shift = window.before.map(|before| usize::from(doubled && before % 2 == 0));
         let origin = [0, 1].map(|axis| -window.before[axis] - shift[axis] as isize);
         let empty = Self::empty(isa, method, sources, [stride, 1], origin, shift);
-        empty.with_weights(side, weights, bias, |phase, tap| stride * tap + phase)
+        let sorts = empty.sorts[0];
+        empty.with_weights(side, weights, bias, |phase, tap| sorts * tap + phase)
     }
 
     /// A transposed convolution of stride 2, likewise; `window.before` pixels of its result are cut off.
@@ -111,11 +119,16 @@ impl Winograd {
         weights: &[f32],
         bias: &[f32],
     ) -> Self {
-        let taps = method.taps();
+        let side = window.kernel[0];
+        let taps = side.div_ceil(2);
         let origin = window.before.map(|before| before / 2 + 1 - taps as isize);
         let shift = window.before.map(|before| before as usize % 2);
         let empty = Self::empty(isa, method, sources, [1, 2], origin, shift);
-        empty.with_weights(window.kernel[0], weights, bias, |phase, tap| phase + 2 * (taps - 1 - tap))
+        let sorts = empty.sorts[1];
+        empty.with_weights(side, weights, bias, |phase, tap| match sorts {
+            1 => tap,
+            _ => phase + 2 * (taps - 1 - tap),
+        })
     }
 
     fn empty(
@@ -126,12 +139,13 @@ impl Winograd {
         origin: [isize; 2],
         shift: [usize; 2],
     ) -> Self {
-        let sorts = stride * stride;
-        let parts = sources.iter().flat_map(|&source| std::iter::repeat_n(source, sorts)).collect();
+        let sorts = if method.is_strided() { [1, 1] } else { [stride, spread] };
+        let parts = sources.iter().flat_map(|&source| std::iter::repeat_n(source, sorts[0] * sorts[0])).collect();
         Self {
             method,
             stride,
             spread,
+            sorts,
             origin,
             shift,
             sources: sources.to_vec(),
@@ -160,7 +174,8 @@ impl Winograd {
         let group = self.lanes * VECTORS;
         let taps = transform[0].len();
         let mut kernels = vec![[0.0; TOGETHER]; taps * taps];
-        for to_sort in 0..self.spread * self.spread {
+        let [from, to] = self.sorts;
+        for to_sort in 0..to * to {
             for output in (0..outputs).step_by(TOGETHER) {
                 let place = to_sort * self.bias.len() + output;
                 // The group's first output and its width.
@@ -168,11 +183,8 @@ impl Winograd {
                 let width = group.min(padded - start);
                 let (mut channel, mut input) = (0, 0);
                 for &(count, _) in &self.sources {
-                    for from_sort in 0..self.stride * self.stride {
-                        let phases = [
-                            to_sort / self.spread + from_sort / self.stride,
-                            to_sort % self.spread + from_sort % self.stride,
-                        ];
+                    for from_sort in 0..from * from {
+                        let phases = [to_sort / to + from_sort / from, to_sort % to + from_sort % from];
                         for i in input..input + count {
                             for (at, kernels) in kernels.iter_mut().enumerate() {
                                 let [y, x] = [tap(phases[0], at / taps), tap(phases[1], at % taps)];
@@ -211,7 +223,7 @@ impl Winograd {
 
     /// Whether it can make the largest of each 2 by 2 pixels too: no tile cuts these.
     pub(super) fn can_halve(&self) -> bool {
-        self.method.tile.is_multiple_of(2) && self.spread == 1 && self.shift == [0, 0]
+        self.method.tile.is_multiple_of(2) && self.sorts[1] == 1 && self.shift == [0, 0]
     }
 
     /// Whether source `index` is convolved, not added.
@@ -232,7 +244,7 @@ impl Winograd {
 
     /// Pixels of the result in a tile.
     fn granule(&self) -> usize {
-        self.method.tile * self.spread
+        self.method.tile * self.sorts[1]
     }
 
     /// Tiles that cover these pixels of the result.
@@ -265,8 +277,9 @@ impl Winograd {
 
     /// First position of source `index` that tiles see, and the one after the last.
     pub(super) fn reach(&self, axis: usize, index: usize, tiles: Range<usize>) -> (isize, isize) {
-        let start = self.origin[axis] + (tiles.start * self.method.tile * self.stride) as isize;
-        let seen = ((tiles.len().max(1) - 1) * self.method.tile + self.method.side) * self.stride;
+        let [seen, step] = samples(self.method.side, self.method.tile).map(|samples| samples * self.sorts[0]);
+        let start = self.origin[axis] + (tiles.start * step) as isize;
+        let seen = (tiles.len().max(1) - 1) * step + seen;
         let end = start + seen as isize;
         // The last one may be repeated beyond the tile.
         if self.is_doubled(index) { (start >> 1, (end + 1) >> 1) } else { (start, end) }
@@ -278,7 +291,7 @@ impl Winograd {
 
     /// All outputs, those of all sorts of pixels, with what fills up vectors.
     fn padded(&self) -> usize {
-        self.bias.len() * self.spread * self.spread
+        self.bias.len() * self.sorts[1] * self.sorts[1]
     }
 
     /// Samples from one block of channels of so many tiles to the next, in a panel.
@@ -363,6 +376,8 @@ impl Winograd {
                 (4, 2) => run.compute::<V, 4, 2>(sources, zeros),
                 (4, _) => run.compute::<V, 4, 3>(sources, zeros),
                 (6, _) => run.compute::<V, 6, 4>(sources, zeros),
+                (7, 3) => run.compute::<V, 7, 3>(sources, zeros),
+                (7, _) => run.compute::<V, 7, 6>(sources, zeros),
                 _ => run.compute::<V, 8, 4>(sources, zeros),
             }
         }
@@ -419,25 +434,26 @@ impl Run<'_> {
         sources: &[View],
         zeros: *const f32,
     ) {
-        let Winograd { stride, origin, .. } = *self.winograd;
-        let left = (self.columns.start * TILE * stride) as isize + origin[1];
+        let Winograd { sorts: [sorts, _], origin, .. } = *self.winograd;
+        let step = const { samples(SIDE, TILE)[1] } * sorts;
+        let left = (self.columns.start * step) as isize + origin[1];
         let pitch = self.winograd.pitch(self.tiles());
         for (row, ty) in self.rows.clone().enumerate() {
-            let top = (ty * TILE * stride) as isize + origin[0];
+            let top = (ty * step) as isize + origin[0];
             let mut panel = self.inputs.wrapping_add(row * self.columns.len() * V::LANES);
             for (view, &(_, doubled)) in sources.iter().zip(&self.winograd.sources) {
-                for sort in 0..stride * stride {
+                for sort in 0..sorts * sorts {
                     let mut rows = [zeros; SIDE];
                     for (i, row) in rows.iter_mut().enumerate() {
-                        let y = top + (sort / stride + i * stride) as isize;
+                        let y = top + (sort / sorts + i * sorts) as isize;
                         *row = view.row_or(if doubled { y >> 1 } else { y }, zeros);
                     }
-                    let x = left + (sort % stride) as isize;
+                    let x = left + (sort % sorts) as isize;
                     for _ in 0..view.blocks() {
                         let block = Block { run: self, factors, rows, x: if doubled { x >> 1 } else { x }, panel };
                         // SAFETY: as the caller of `compute` promises.
                         unsafe {
-                            match (doubled, stride) {
+                            match (doubled, sorts) {
                                 (true, _) => block.transform::<TILE, 1, true>(),
                                 (_, 1) => block.transform::<TILE, 1, false>(),
                                 _ => block.transform::<TILE, 2, false>(),
@@ -461,9 +477,9 @@ impl Run<'_> {
         factors: Factors<V>,
         added: &View,
     ) {
-        let Winograd { spread, shift, activation, .. } = *self.winograd;
+        let Winograd { sorts: [_, sorts], shift, activation, .. } = *self.winograd;
         let Self { to, halved, .. } = *self;
-        let granule = TILE * spread;
+        let granule = TILE * sorts;
         let blocks = self.winograd.bias.len() / V::LANES;
         let pitch = self.winograd.pitch(self.tiles());
         // SAFETY: sums of all positions are there; only pixels inside the results are written, and what is added is of
@@ -475,13 +491,13 @@ impl Run<'_> {
                 for (row, ty) in self.rows.clone().enumerate() {
                     let mut sums = self.sums.add(block * pitch + row * self.columns.len() * V::LANES);
                     // What lies before the first pixel wraps around, to positions beyond the last one.
-                    let top = (ty * granule + sort / spread).wrapping_sub(shift[0]);
-                    let mut left = (self.columns.start * granule + sort % spread).wrapping_sub(shift[1]);
+                    let top = (ty * granule + sort / sorts).wrapping_sub(shift[0]);
+                    let mut left = (self.columns.start * granule + sort % sorts).wrapping_sub(shift[1]);
                     let mut rows = [std::ptr::null_mut(); TILE];
                     let mut terms = [std::ptr::null(); TILE];
                     let mut halves = [std::ptr::null_mut(); TILE];
                     for (i, (row, term)) in rows.iter_mut().zip(&mut terms).enumerate() {
-                        let y = top.wrapping_add(i * spread);
+                        let y = top.wrapping_add(i * sorts);
                         if y < to.size[0] {
                             *row = to.row(y).add(channels * to.block_stride);
                             *term = added.row(y).cast_const().add(channels * added.block_stride);
@@ -498,7 +514,7 @@ impl Run<'_> {
                         let mut y = self.transform_tile::<V, SIDE, TILE>(factors, sums);
                         for i in 0..TILE {
                             for j in 0..TILE {
-                                let x = left.wrapping_add(j * spread);
+                                let x = left.wrapping_add(j * sorts);
                                 if x < to.size[1] && !rows[i].is_null() {
                                     let mut sum = y[i][j].plus(bias);
                                     if ADDS {
@@ -636,32 +652,33 @@ impl<V: Vector, const SIDE: usize> Block<'_, V, SIDE> {
     unsafe fn transform_pair<const TILE: usize, const STRIDE: usize, const DOUBLED: bool, const PAIR: usize>(&self) {
         // Which of the columns kept is column j of a tile. Tiles of doubled columns begin with the second of a pair.
         let column = |j: usize| if DOUBLED { j.div_ceil(2) } else { j };
-        let step = if DOUBLED { TILE / 2 } else { TILE };
-        let width = column(SIDE - 1) + 1;
+        let [seen, step] = const { samples(SIDE, TILE) };
+        let step = if DOUBLED { step / 2 } else { step };
+        let width = column(seen - 1) + 1;
         // A copy that nobody points to stays in registers.
         let factors = *self.factors;
         // SAFETY: the margins cover the columns; the panel has room.
         unsafe {
             let mut kept = [[V::splat(0.0); 2]; MOST_SIDE];
             for c in step..width {
-                kept[c] = self.column::<STRIDE, PAIR>(factors, c - step);
+                kept[c] = self.column::<TILE, STRIDE, PAIR>(factors, c - step);
             }
             for tile in 0..self.run.columns.len() {
                 for c in step..width {
                     kept[c - step] = kept[c];
                 }
                 for c in width - step..width {
-                    kept[c] = self.column::<STRIDE, PAIR>(factors, tile * step + c);
+                    kept[c] = self.column::<TILE, STRIDE, PAIR>(factors, tile * step + c);
                 }
                 for (place, i) in pair_rows::<SIDE>(PAIR).into_iter().enumerate() {
-                    if DOUBLED && i == MINUS_A {
+                    if i >= SIDE || DOUBLED && i == MINUS_A {
                         continue;
                     }
                     let mut d = [V::splat(0.0); MOST_SIDE];
-                    for j in 0..SIDE {
+                    for j in 0..seen {
                         d[j] = kept[column(j)][place];
                     }
-                    let d = factors.input::<SIDE>(d);
+                    let d = factors.input::<SIDE, TILE>(d);
                     for j in 0..SIDE {
                         if !(DOUBLED && j == MINUS_A) {
                             d[j].store(self.panel.add((i * SIDE + j) * self.run.input_panel + tile * V::LANES));
@@ -674,15 +691,19 @@ impl<V: Vector, const SIDE: usize> Block<'_, V, SIDE> {
 
     /// A pair of rows of Bᵀ d at column `c`.
     #[inline(always)]
-    unsafe fn column<const STRIDE: usize, const PAIR: usize>(&self, factors: Factors<V>, c: usize) -> [V; 2] {
+    unsafe fn column<const TILE: usize, const STRIDE: usize, const PAIR: usize>(
+        &self,
+        factors: Factors<V>,
+        c: usize,
+    ) -> [V; 2] {
         let at = (self.x + (c * STRIDE) as isize) * V::LANES as isize;
         // SAFETY: as for `transform_pair`.
         unsafe {
             let mut d = [V::splat(0.0); MOST_SIDE];
-            for i in 0..SIDE {
+            for i in 0..const { samples(SIDE, TILE)[0] } {
                 d[i] = V::load(self.rows[i].offset(at));
             }
-            factors.input_pair::<SIDE, PAIR>(d)
+            factors.input_pair::<SIDE, TILE, PAIR>(d)
         }
     }
 }
