@@ -46,9 +46,9 @@ def errors(pairs: tuple[float, ...], taps: int, channels: int = 32, tiles: int =
 
 if __name__ == "__main__":
     for taps, pairs, mark in [
-        (2, (1.0,), "*"),
-        (2, (5 / 8, 3 / 2), ""),
-        (3, (1.0,), "*"),
+        (2, (1.0,), "* precise, or stride 2 and 3 taps"),
+        (2, (5 / 8, 3 / 2), "*"),
+        (3, (1.0,), "* precise"),
         (3, (1.0, 2.0), ""),
         (3, (1.0, 1 / 2), ""),
         (3, (1.0, 5 / 8), "* enlarged"),

@@ -83,7 +83,7 @@ impl Builder {
         self.program.tensors.len() - 1
     }
 
-    fn channels(&self, plane: &Plane) -> usize {
+    pub(super) fn channels(&self, plane: &Plane) -> usize {
         plane.iter().map(|source| self.program.tensors[source.0].channels).sum()
     }
 

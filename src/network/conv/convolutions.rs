@@ -27,7 +27,8 @@ impl Builder {
         let vectors = lanes_of(self.program.isa, outputs) > 1
             && plane.iter().all(|source| self.program.tensors[source.0].lanes > 1);
         let doubled = plane.iter().any(|source| source.1);
-        if vectors { Winograd::method(window, transposed, doubled, self.precise) } else { None }
+        let kernels = self.channels(plane) * outputs;
+        if vectors { Winograd::method(window, transposed, kernels, doubled, self.precise) } else { None }
     }
 
     /// Along Z, a plane of the result is a convolution in two dimensions of all planes under the window, one after the

@@ -76,7 +76,13 @@ const MOST_ROWS: usize = 4;
 
 impl Winograd {
     /// The method for a convolution or a transposed one, whose inputs may count as enlarged, if there is one.
-    pub(super) fn method(window: Window, transposed: bool, doubled: bool, precise: bool) -> Option<Method> {
+    pub(super) fn method(
+        window: Window,
+        transposed: bool,
+        kernels: usize,
+        doubled: bool,
+        precise: bool,
+    ) -> Option<Method> {
         let (side, stride) = (window.kernel[0], window.stride[0]);
         let square = window.kernel == [side; 2] && window.stride == [stride; 2] && window.dilation == [1, 1];
         if !square || stride > 2 {
@@ -85,7 +91,7 @@ impl Winograd {
         if (side, stride, doubled) == (3, 2, false) {
             return Some(Method::strided(transposed));
         }
-        let method = Method::new(side.div_ceil(stride), doubled, precise)?;
+        let method = Method::new(side.div_ceil(stride), kernels, doubled, precise)?;
         // Every tile of what is enlarged must begin at the second pixel of a pair.
         (!doubled || stride == 1 && method.tile % 2 == 0).then_some(method)
     }
@@ -375,6 +381,7 @@ impl Winograd {
             match (self.method.side, self.method.tile) {
                 (4, 2) => run.compute::<V, 4, 2>(sources, zeros),
                 (4, _) => run.compute::<V, 4, 3>(sources, zeros),
+                (6, 5) => run.compute::<V, 6, 5>(sources, zeros),
                 (6, _) => run.compute::<V, 6, 4>(sources, zeros),
                 (7, 3) => run.compute::<V, 7, 3>(sources, zeros),
                 (7, _) => run.compute::<V, 7, 6>(sources, zeros),
