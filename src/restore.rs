@@ -299,12 +299,12 @@ pub(crate) fn run(
                 let mut input = Vec::new();
                 loop {
                     let job = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
-                    let Ok(job) = job else { return };
+                    let Ok(mut job) = job else { return };
                     if watch.stopped() {
                         return;
                     }
                     // A worker that died would be waited for.
-                    let output = catch_unwind(AssertUnwindSafe(|| plan.run(model, &job, &mut input, watch)))
+                    let output = catch_unwind(AssertUnwindSafe(|| plan.run(model, &mut job, &mut input, watch)))
                         .unwrap_or_else(|panic| {
                             Err(Error::Inference(format!("a worker gave up: {}", reason(&*panic))))
                         });
@@ -330,8 +330,10 @@ pub(crate) fn run(
             loop {
                 while under_way < 2 * plan.threads && waiting.len() < plan.open_units() {
                     let Some(planes) = units.next() else { break };
-                    let unit = Unit::read(&plan, planes, fitted, source, only_plane.take())?;
-                    for job in plan.jobs(&unit) {
+                    let mut unit = Unit::read(&plan, planes, fitted, source, only_plane.take())?;
+                    let whole = (plan.tiles_per_unit() == 1).then(|| std::mem::take(&mut unit.samples));
+                    let unit = Arc::new(unit);
+                    for job in plan.jobs(&unit, whole) {
                         under_way += 1;
                         to_workers.send(job).map_err(|_| Error::Inference("all workers have stopped".into()))?;
                     }
@@ -384,6 +386,8 @@ struct Plan {
     together: usize,
     volumetric: bool,
     shape: Shape,
+    /// Whether each unit is one tile, whose result takes the place of its samples.
+    over: bool,
 }
 
 impl Plan {
@@ -413,6 +417,7 @@ impl Plan {
             volumetric,
             shape,
             channels: channels(input, options),
+            over: network.is_streamed(),
         };
         let limit = options.memory_limit_mb.unwrap_or(DEFAULT_MEMORY_LIMIT_MB).saturating_mul(1 << 20);
         let impossible = |needed: u64, why: &str| {
@@ -440,6 +445,7 @@ impl Plan {
             });
         }
         if field.halo.is_none() {
+            plan.over = plan.can_overwrite(model);
             let tile = plan.tile_memory(model, 1);
             if plan.memory(tile) > limit {
                 let reason = field.reason.as_deref().unwrap_or("unknown");
@@ -449,7 +455,8 @@ impl Plan {
             return Ok(plan);
         }
 
-        // Before tiles are listed: of a size that some header claims, there may be more of them than memory holds.
+        // At least, and before tiles are listed: of a size that some header claims, there may be more of them than memory
+        // holds.
         let least = plan.planes_memory(LEAST_OPEN_UNITS);
         if least > limit {
             return Err(impossible(least, "the planes under way alone need"));
@@ -464,7 +471,8 @@ impl Plan {
             None => {
                 let parts = (1..=8).map(|parts| padded[1].max(padded[2]).div_ceil(parts));
                 let usual = [4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 32, 1];
-                parts.chain(usual).filter(|&side| side <= largest).collect()
+                let whole = |side: usize| network.is_streamed() && (longest..=LARGEST_WHOLE).contains(&side);
+                parts.chain(usual).filter(|&side| side <= largest || whole(side)).collect()
             }
         };
         let mut best: Option<(u64, [AxisTiling; 3])> = None;
@@ -479,6 +487,7 @@ impl Plan {
                 let tiling = AxisTiling::new(len, side, overlap, constraint);
                 if options.tile.is_some() { tiling } else { tiling.balanced(len, overlap, constraint) }
             });
+            plan.over = plan.can_overwrite(model);
             let tile = plan.tile_memory(model, 1);
             smallest = smallest.min(plan.memory(tile));
             if plan.memory(tile) > limit {
@@ -512,6 +521,7 @@ impl Plan {
             });
         };
         plan.tilings = tilings;
+        plan.over = plan.can_overwrite(model);
         plan.spread(model, threads, limit);
         Ok(plan)
     }
@@ -530,6 +540,12 @@ impl Plan {
         }
     }
 
+    /// Whether results take the place of what they are made of.
+    fn can_overwrite(&self, model: &Model) -> bool {
+        let tile = [0, 1, 2].map(|axis| self.tilings[axis].side());
+        self.tiles_per_unit() == 1 && model.network().memory_over_bytes(tile, self.run).is_some()
+    }
+
     /// Bytes that a tile needs while so many threads run it. Where tract runs it, what the allocator keeps of what was
     /// freed is as much again.
     fn tile_memory(&self, model: &Model, team: usize) -> u64 {
@@ -537,6 +553,11 @@ impl Plan {
         let scale = 1 + self.scale.iter().product::<usize>();
         let buffers = product(&[4 * self.together * scale, tile[0], tile[1], tile[2]]);
         let run = RunOptions { threads: team, ..self.run };
+        if let Some(needed) = model.network().memory_over_bytes(tile, run).filter(|_| self.over) {
+            // What is enlarged for the network's sake is copied.
+            let copied = self.tilings.iter().any(|tiling| tiling.spans[0].read != tiling.spans[0].write);
+            return needed + if copied { product(&[4 * self.together, tile[0], tile[1], tile[2]]) } else { 0 };
+        }
         let needed = model.network().memory_bytes(tile, run).saturating_add(buffers);
         if model.network().is_streamed() { needed } else { needed.saturating_mul(2) }
     }
@@ -550,7 +571,7 @@ impl Plan {
     /// Bytes of the planes where so many units are under way.
     fn planes_memory(&self, open: usize) -> u64 {
         let Shape { y, x, .. } = self.shape;
-        let scale = 1 + self.scale.iter().product::<usize>();
+        let scale = if self.over { 1 } else { 1 + self.scale.iter().product::<usize>() };
         let (planes, open) = (self.planes_per_unit(), open.min(self.units().len()));
         // One more is read or written meanwhile, if there is one.
         let next = if self.has_one_plane() { 0 } else { product(&[4 * scale, y, x]) };
@@ -599,8 +620,8 @@ impl Plan {
         Units { plan: self, next: 0 }
     }
 
-    fn jobs(&self, unit: &Arc<Unit>) -> impl Iterator<Item = Job> {
-        (0..self.tiles_per_unit()).map(|tile| Job { unit: unit.clone(), tile })
+    fn jobs(&self, unit: &Arc<Unit>, mut whole: Option<Vec<f32>>) -> impl Iterator<Item = Job> {
+        (0..self.tiles_per_unit()).map(move |tile| Job { unit: unit.clone(), tile, whole: whole.take() })
     }
 
     /// Group of channels and index of the tile along Z, Y, X.
@@ -610,30 +631,39 @@ impl Plan {
     }
 
     /// Cuts a tile, pads it, and runs the network: samples in the order C, Z, Y, X. `input` is reused.
-    fn run(&self, model: &Model, job: &Job, input: &mut Vec<f32>, watch: &Watch) -> Result<Vec<f32>> {
+    fn run(&self, model: &Model, job: &mut Job, input: &mut Vec<f32>, watch: &Watch) -> Result<Vec<f32>> {
         let (group, index) = self.position(job.tile);
         let reads = [0, 1, 2].map(|axis| self.tilings[axis].spans[index[axis]].read.clone());
         let lengths = job.unit.lengths;
         let tile = reads.clone().map(|read| read.len());
         let network = model.network();
+        let whole = match job.whole.take() {
+            Some(samples) if tile == lengths => return network.run_over(samples, tile, self.run, watch),
+            whole => whole,
+        };
         let mut output = Vec::new();
         if tile == lengths {
             let samples = self.together * lengths.iter().product::<usize>();
             network.run_into(&job.unit.samples[group * samples..][..samples], tile, &mut output, self.run, watch)?;
             return Ok(output);
         }
+        let samples = whole.as_ref().unwrap_or(&job.unit.samples);
         input.clear();
         input.reserve_exact(self.together * tile.iter().product::<usize>());
         for channel in group * self.together..(group + 1) * self.together {
             for z in reads[0].clone() {
                 for y in reads[1].clone() {
                     let row = (channel * lengths[0] + reflect(z, lengths[0])) * lengths[1] + reflect(y, lengths[1]);
-                    let row = &job.unit.samples[row * lengths[2]..(row + 1) * lengths[2]];
+                    let row = &samples[row * lengths[2]..(row + 1) * lengths[2]];
                     let inside = reads[2].start.min(lengths[2])..reads[2].end.min(lengths[2]);
                     input.extend_from_slice(&row[inside.clone()]);
                     input.extend((inside.end..reads[2].end).map(|x| row[reflect(x, lengths[2])]));
                 }
             }
+        }
+        if let Some(samples) = whole {
+            drop(samples);
+            return network.run_over(std::mem::take(input), tile, self.run, watch);
         }
         network.run_into(input, tile, &mut output, self.run, watch)?;
         Ok(output)
@@ -655,6 +685,9 @@ const LARGEST_TILE: usize = 640;
 
 /// The same where memory hardly depends on the tile.
 const LARGEST_STREAMED_TILE: usize = 4096;
+
+/// Longest side of an image that such a network takes in one.
+const LARGEST_WHOLE: usize = 1 << 15;
 
 /// Units under way, or more where they have few tiles.
 const LEAST_OPEN_UNITS: usize = 2;
@@ -734,7 +767,7 @@ impl Unit {
         fitted: &[Fitted],
         source: &mut dyn PlaneSource,
         only_plane: Option<Vec<f32>>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<Self> {
         let lengths = [if plan.volumetric { plan.shape.z } else { 1 }, plan.shape.y, plan.shape.x];
         let len = plan.shape.plane_len();
         let is_read = only_plane.is_some();
@@ -757,7 +790,7 @@ impl Unit {
             }
             fitted[plan.fitted(plane)].apply(samples);
         }
-        Ok(Arc::new(unit))
+        Ok(unit)
     }
 }
 
@@ -801,6 +834,8 @@ fn fill_row(row: &mut [f32]) {
 struct Job {
     unit: Arc<Unit>,
     tile: usize,
+    /// The unit's samples, where it is one tile: the result may take their place.
+    whole: Option<Vec<f32>>,
 }
 
 /// A unit whose tiles are under way.

@@ -168,12 +168,19 @@ impl Network {
         let [_, y, x] = tile;
         if let Some(own) = self.own(options.precise) {
             let output = |[rows, columns]: [usize; 2]| 4 * (self.channels.1 * rows * columns) as u64;
-            return own.needs([y, x], options.threads).map_or(u64::MAX, |(bytes, size)| bytes + output(size));
+            return own.needs([y, x], options.threads).map_or(u64::MAX, |needs| needs.bytes + output(needs.size));
         }
         match halo::follow(&self.graph, &self.input_shape(tile)) {
             Ok(trace) => memory::peak_bytes(&self.graph, &trace),
             Err(_) => u64::MAX,
         }
+    }
+
+    /// The same for a run in which the result takes the place of the input ([`run_over`](Self::run_over)); `None` where
+    /// that cannot be.
+    pub fn memory_over_bytes(&self, tile: [usize; 3], options: RunOptions) -> Option<u64> {
+        let needs = self.own(options.precise)?.needs([tile[1], tile[2]], options.threads)?;
+        needs.overwrites.then_some(needs.bytes)
     }
 
     /// Whether all threads are best put on one tile, as the network's memory hardly depends on its size.
@@ -251,6 +258,29 @@ impl Network {
         }
         watch.reached(0, 1);
         Ok(())
+    }
+
+    /// As [`run_into`](Self::run_into), where samples are not needed afterwards: the result takes their place if the
+    /// network can do that, else new memory.
+    ///
+    /// # Errors
+    /// As for [`run_into`](Self::run_into).
+    pub fn run_over(
+        &self,
+        mut samples: Vec<f32>,
+        tile: [usize; 3],
+        options: RunOptions,
+        watch: &Watch,
+    ) -> Result<Vec<f32>> {
+        self.check_tile(samples.len(), tile)?;
+        let manner = conv::Manner { threads: options.threads, watch, profile: None };
+        let own = self.own(options.precise);
+        if own.is_some_and(|own| own.run_over([tile[1], tile[2]], &mut samples, manner)) {
+            return if watch.stopped() { Err(Error::Cancelled) } else { Ok(samples) };
+        }
+        let mut output = Vec::new();
+        self.run_into(&samples, tile, &mut output, options, watch)?;
+        Ok(output)
     }
 
     /// Runs a tile of zeros in so many threads, twice, and measures the second run: of each step, in their order, what it

@@ -91,6 +91,16 @@ pub(super) struct Own {
     arenas: Mutex<Vec<Arena>>,
 }
 
+/// What a run needs.
+pub(super) struct Needs {
+    /// Beside input and output.
+    pub bytes: u64,
+    /// Sides of the output.
+    pub size: [usize; 2],
+    /// Whether the output can take the place of the input.
+    pub overwrites: bool,
+}
+
 /// Layouts kept.
 const MAX_LAYOUTS: usize = 4;
 
@@ -126,11 +136,11 @@ impl Own {
         Some(layout)
     }
 
-    /// Bytes that a run of so many threads needs beside input and output, and sides of the output; `None` where the
-    /// network cannot take this size.
-    pub(super) fn needs(&self, size: [usize; 2], threads: usize) -> Option<(u64, [usize; 2])> {
+    /// What a run of so many threads needs; `None` where the network cannot take this size.
+    pub(super) fn needs(&self, size: [usize; 2], threads: usize) -> Option<Needs> {
         let layout = Layout::new(&self.program, &[size])?;
-        Some((layout.bytes(threads), layout.output_size(&self.program, 0)))
+        let size = layout.output_size(&self.program, 0);
+        Some(Needs { bytes: layout.bytes(threads), size, overwrites: layout.overwrites })
     }
 
     /// Samples of the result for an input of Y, X pixels.
@@ -143,6 +153,13 @@ impl Own {
     pub(super) fn run(&self, size: [usize; 2], input: &[f32], output: &mut [f32], manner: Manner) -> bool {
         let Some(layout) = self.layout(size) else { return false };
         with_arena(&self.arenas, |arena| self.program.run(&layout, arena, &[input], &mut [output], manner));
+        true
+    }
+
+    /// Runs it so that the output takes the place of the input. False where that cannot be.
+    pub(super) fn run_over(&self, size: [usize; 2], samples: &mut [f32], manner: Manner) -> bool {
+        let Some(layout) = self.layout(size).filter(|layout| layout.overwrites) else { return false };
+        with_arena(&self.arenas, |arena| self.program.run_over(&layout, arena, samples, manner));
         true
     }
 
@@ -375,6 +392,24 @@ mod graph_tests {
     fn the_built_in_model_is_one_program() {
         let bytes = crate::models::builtin(crate::Task::Denoise).expect("a built-in model");
         assert!(crate::network::Network::from_onnx("built-in", bytes).expect("a good model").is_streamed());
+    }
+
+    #[test]
+    fn results_of_built_in_models_take_the_place_of_images() {
+        let watch = Watch::default();
+        for task in [crate::Task::Denoise, crate::Task::Axial, crate::Task::SuperResolve] {
+            let bytes = crate::models::builtin(task).expect("a built-in model");
+            let network = crate::network::Network::from_onnx("built-in", bytes).expect("a good model");
+            for (y, x, threads) in [(8, 8, 1), (200, 72, 1), (136, 400, 3)] {
+                let options = crate::network::RunOptions { threads, precise: false };
+                assert!(network.memory_over_bytes([1, y, x], options).is_some(), "{task:?} of {y} by {x}");
+                let image: Vec<f32> = (0..y * x).map(|i| (i * 7919 % 1000) as f32 / 1000.0).collect();
+                let mut beside = vec![];
+                network.run_into(&image, [1, y, x], &mut beside, options, &watch).expect("a result");
+                let over = network.run_over(image, [1, y, x], options, &watch).expect("a result");
+                assert!(over == beside, "{task:?} of {y} by {x}");
+            }
+        }
     }
 
     #[test]

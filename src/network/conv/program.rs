@@ -243,6 +243,8 @@ pub(super) struct Layout {
     zeros: usize,
     /// Samples of scratch for each thread.
     scratch: usize,
+    /// Whether the output may lie where the input is.
+    pub(super) overwrites: bool,
 }
 
 /// Most tensors that a step makes its result of.
@@ -314,7 +316,8 @@ impl Layout {
         }
         let scratch = program.steps.iter().map(|step| step.op.scratch()).max().unwrap_or(0).next_multiple_of(1024);
         let samples = samples.checked_add(zeros + zero_row)?.checked_next_multiple_of(1024)?;
-        (samples < MAX_SAMPLES).then_some(Self { places, tasks, samples, zeros, scratch })
+        let overwrites = overwrites(program, &sizes, &tasks);
+        (samples < MAX_SAMPLES).then_some(Self { places, tasks, samples, zeros, scratch, overwrites })
     }
 
     /// Sides of the planes of output `index`.
@@ -402,6 +405,30 @@ fn schedule(program: &Program, sizes: &[[usize; 2]]) -> (Vec<Task>, Vec<usize>) 
     (tasks, slots)
 }
 
+/// Whether the only output may lie where the only input is: no row of the input is read when that of the output is
+/// written, but pixel by pixel by the step that writes it.
+fn overwrites(program: &Program, sizes: &[[usize; 2]], tasks: &[Task]) -> bool {
+    let ([inputs], [outputs]) = (&program.inputs[..], &program.outputs[..]) else { return false };
+    let (&[input], &[output]) = (&inputs[..], &outputs[..]) else { return false };
+    let alike = |a: Tensor, b: Tensor| (a.channels, a.lanes) == (b.channels, b.lanes);
+    if sizes[input] != sizes[output] || !alike(program.tensors[input], program.tensors[output]) {
+        return false;
+    }
+    let mut written = 0;
+    tasks.iter().all(|task| {
+        let step = &program.steps[task.step];
+        let pixelwise = matches!(step.op, Op::Map(_));
+        let late = step.from.iter().enumerate().any(|(index, &source)| {
+            let needs = || step.op.needs(index, task.rows.clone(), sizes[input][0]);
+            source == input && (needs().start < written || step.to == output && !pixelwise)
+        });
+        if step.to == output {
+            written = written.max(task.rows.end);
+        }
+        !late && step.halved != Some(output)
+    })
+}
+
 impl Step {
     /// The size at which it sees source `index`.
     fn seen(&self, index: usize, size: [usize; 2]) -> [usize; 2] {
@@ -446,8 +473,7 @@ struct Run<'a> {
 unsafe impl Sync for Run<'_> {}
 
 impl Program {
-    /// Runs it; inputs and outputs are C, Y, X of the layout's sizes. Where the watch says stop, what is in the outputs
-    /// means nothing.
+    /// Runs it on inputs of the layout's sizes, C, Y, X. Where the watch says stop, what is in the outputs means nothing.
     ///
     /// # Panics
     /// Where lengths do not fit, or the instructions are not there.
@@ -457,6 +483,31 @@ impl Program {
         arena: &mut Arena,
         inputs: &[&[f32]],
         outputs: &mut [&mut [f32]],
+        manner: Manner,
+    ) {
+        // Steps only read from inputs.
+        let inputs: Vec<_> = inputs.iter().map(|given| (given.as_ptr().cast_mut(), given.len())).collect();
+        let outputs: Vec<_> = outputs.iter_mut().map(|given| (given.as_mut_ptr(), given.len())).collect();
+        self.run_on(layout, arena, &inputs, &outputs, manner);
+    }
+
+    /// The same where the output takes the place of the input.
+    ///
+    /// # Panics
+    /// The same, and where the layout does not allow it.
+    pub(super) fn run_over(&self, layout: &Layout, arena: &mut Arena, samples: &mut [f32], manner: Manner) {
+        assert!(layout.overwrites, "an input that is needed longer");
+        let given = [(samples.as_mut_ptr(), samples.len())];
+        self.run_on(layout, arena, &given, &given, manner);
+    }
+
+    /// Inputs and outputs: where they lie, and samples.
+    fn run_on(
+        &self,
+        layout: &Layout,
+        arena: &mut Arena,
+        inputs: &[(*mut f32, usize)],
+        outputs: &[(*mut f32, usize)],
         Manner { threads, watch, profile }: Manner,
     ) {
         assert!(self.isa.is_here(), "instructions that this processor lacks");
@@ -465,8 +516,8 @@ impl Program {
             let [rows, columns] = layout.places[planes[0]].size;
             planes.len() * self.tensors[planes[0]].channels * rows * columns
         };
-        assert!(self.inputs.iter().zip(inputs).all(|(t, given)| samples(t) == given.len()), "inputs do not fit");
-        assert!(self.outputs.iter().zip(&*outputs).all(|(t, given)| samples(t) == given.len()), "outputs do not fit");
+        assert!(self.inputs.iter().zip(inputs).all(|(t, given)| samples(t) == given.1), "inputs do not fit");
+        assert!(self.outputs.iter().zip(outputs).all(|(t, given)| samples(t) == given.1), "outputs do not fit");
         let items = layout.tasks.iter().map(|task| {
             let step = &self.steps[task.step];
             step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads)
@@ -501,12 +552,8 @@ impl Program {
                 view.block_stride *= planes.len();
             }
         };
-        for (planes, given) in self.inputs.iter().zip(inputs) {
-            // Steps only read from inputs.
-            lend(&mut arena.views, planes, given.as_ptr().cast_mut());
-        }
-        for (planes, given) in self.outputs.iter().zip(outputs) {
-            lend(&mut arena.views, planes, given.as_mut_ptr());
+        for (planes, given) in self.inputs.iter().zip(inputs).chain(self.outputs.iter().zip(outputs)) {
+            lend(&mut arena.views, planes, given.0);
         }
         let run = Run {
             program: self,
@@ -630,5 +677,41 @@ impl Step {
         let inputs: usize = convolved.map(|(_, &source)| program.tensors[source].channels).sum();
         let halved = if self.halved.is_some() { ", max-pool" } else { "" };
         format!("{} ({what}, {inputs} to {}{halved})", self.name, program.tensors[self.to].channels)
+    }
+}
+
+#[cfg(test)]
+mod overwriting_tests {
+    use super::*;
+
+    #[test]
+    fn an_output_overwrites_only_rows_that_nobody_reads_any_more() {
+        let tensor = |external| Tensor { channels: 1, lanes: 1, external };
+        let step = |op, from, to| Step { name: String::new(), op, from, to, halved: None };
+        // The image is added to a copy of itself.
+        let program = Program {
+            isa: Isa::Portable,
+            tensors: vec![tensor(true), tensor(false), tensor(true)],
+            steps: vec![step(Op::Copy(0), vec![0], 1), step(Op::Map(Activation::None), vec![1, 0], 2)],
+            inputs: vec![vec![0]],
+            outputs: vec![vec![2]],
+        };
+        let sizes = [[20, 5]; 3];
+        let tasks = |list: &[(usize, Range<usize>)]| -> Vec<Task> {
+            list.iter().map(|(step, rows)| Task { step: *step, rows: rows.clone() }).collect()
+        };
+        assert!(overwrites(&program, &sizes, &tasks(&[(0, 0..12), (1, 0..10), (0, 12..20), (1, 10..20)])));
+        assert!(!overwrites(&program, &sizes, &tasks(&[(0, 0..8), (1, 0..10), (0, 8..20), (1, 10..20)])));
+        // What writes the output looks at other pixels, or the output is larger.
+        let mut other = program.clone();
+        other.steps[1].op = Op::Reflect([0, 0], [0, 0]);
+        assert!(!overwrites(&other, &sizes, &tasks(&[(0, 0..20), (1, 0..20)])));
+        assert!(!overwrites(&program, &[[20, 5], [20, 5], [20, 6]], &tasks(&[(0, 0..20), (1, 0..20)])));
+        let layout = Layout::new(&program, &[[20, 5]]).expect("a size that fits");
+        assert!(layout.overwrites);
+        let mut samples: Vec<f32> = (0..100).map(|i| i as f32).collect();
+        let manner = Manner { threads: 2, watch: &Watch::default(), profile: None };
+        program.run_over(&layout, &mut Arena::default(), &mut samples, manner);
+        assert!(samples.iter().enumerate().all(|(i, &sample)| sample == 2.0 * i as f32), "{samples:?}");
     }
 }
