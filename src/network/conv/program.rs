@@ -250,7 +250,7 @@ pub(super) struct Layout {
 /// Most tensors that a step makes its result of.
 pub(super) const MOST_SOURCES: usize = 16;
 /// Rows of the result that are asked for at once.
-const BAND: usize = 16;
+const BAND: usize = 8;
 /// Most samples of an arena: beyond it a size counts as impossible.
 const MAX_SAMPLES: usize = 1 << 40;
 
