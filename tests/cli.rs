@@ -386,7 +386,7 @@ fn the_process_stays_below_the_memory_limit() {
 #[test]
 fn the_memory_limit_binds() {
     let place = Place::new();
-    place.put("unet.onnx", &unet(1, 16));
+    place.put("unet.onnx", &unet(1, 32));
     place.put_image("in.tif", &plane(512, 512, 3));
     let limited =
         |options: &str| format!("in.tif -o out.tif --model unet.onnx --memory-limit 44 --threads 1 {options}");
