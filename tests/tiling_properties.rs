@@ -336,7 +336,7 @@ fn a_deep_network_keeps_few_rows_of_each_layer() {
 
 #[test]
 fn the_memory_limit_is_kept_or_the_run_refused() {
-    let unet = model(&unet(2, 8));
+    let unet = model(&unet(2, 16));
     let image = Image::from_plane(400, 400, beads(400, 400, 4)).expect("length fits");
     let expected = run(&unet, &image, &untiled()).expect("untiled");
     let limited = RestoreOptions { memory_limit_mb: Some(44), ..RestoreOptions::default() };
