@@ -386,7 +386,7 @@ struct Plan {
     together: usize,
     volumetric: bool,
     shape: Shape,
-    /// Whether each unit is one tile, whose result takes the place of its samples.
+    /// Whether each unit is one tile, whose result takes the place of its samples: what memory is planned for.
     over: bool,
 }
 
@@ -444,6 +444,12 @@ impl Plan {
                 ),
             });
         }
+        // At least, and before tiles are listed: of a size that some header claims, there may be more of them than memory
+        // holds.
+        let least = plan.planes_memory(LEAST_OPEN_UNITS);
+        if least > limit {
+            return Err(impossible(least, "the planes under way alone need"));
+        }
         if field.halo.is_none() {
             plan.over = plan.can_overwrite(model);
             let tile = plan.tile_memory(model, 1);
@@ -455,12 +461,6 @@ impl Plan {
             return Ok(plan);
         }
 
-        // At least, and before tiles are listed: of a size that some header claims, there may be more of them than memory
-        // holds.
-        let least = plan.planes_memory(LEAST_OPEN_UNITS);
-        if least > limit {
-            return Err(impossible(least, "the planes under way alone need"));
-        }
         // Of every candidate side the one with the least work that fits. Which tiles there are depends on the image
         // and the limit alone, not on the threads: the result must not.
         let longest = padded.into_iter().max().unwrap_or(1);
@@ -553,7 +553,9 @@ impl Plan {
         let scale = 1 + self.scale.iter().product::<usize>();
         let buffers = product(&[4 * self.together * scale, tile[0], tile[1], tile[2]]);
         let run = RunOptions { threads: team, ..self.run };
-        if let Some(needed) = model.network().memory_over_bytes(tile, run).filter(|_| self.over) {
+        if self.over
+            && let Some(needed) = model.network().memory_over_bytes(tile, run)
+        {
             // What is enlarged for the network's sake is copied.
             let copied = self.tilings.iter().any(|tiling| tiling.spans[0].read != tiling.spans[0].write);
             return needed + if copied { product(&[4 * self.together, tile[0], tile[1], tile[2]]) } else { 0 };
@@ -686,7 +688,7 @@ const LARGEST_TILE: usize = 640;
 /// The same where memory hardly depends on the tile.
 const LARGEST_STREAMED_TILE: usize = 4096;
 
-/// Longest side of an image that such a network takes in one.
+/// Longest side of an image that is taken in one.
 const LARGEST_WHOLE: usize = 1 << 15;
 
 /// Units under way, or more where they have few tiles.
@@ -754,8 +756,9 @@ impl Iterator for Units<'_> {
 struct Unit {
     planes: Vec<PlaneIndex>,
     lengths: [usize; 3],
+    /// None where they are with the only job ([`Job::whole`]).
     samples: Vec<f32>,
-    /// Position in `samples` and value of the pixels that are not finite.
+    /// Position in the samples and value of the pixels that are not finite.
     not_finite: Vec<(usize, f32)>,
 }
 

@@ -179,8 +179,14 @@ impl Network {
     /// The same for a run in which the result takes the place of the input ([`run_over`](Self::run_over)); `None` where
     /// that cannot be.
     pub fn memory_over_bytes(&self, tile: [usize; 3], options: RunOptions) -> Option<u64> {
-        let needs = self.own(options.precise)?.needs([tile[1], tile[2]], options.threads)?;
+        let own = self.own(options.precise).filter(|_| self.makes_alike())?;
+        let needs = own.needs([tile[1], tile[2]], options.threads)?;
         needs.overwrites.then_some(needs.bytes)
+    }
+
+    /// Whether results are of the size and channels of what they are made of.
+    fn makes_alike(&self) -> bool {
+        self.channels.0 == self.channels.1 && self.field.scale == [1; 3]
     }
 
     /// Whether all threads are best put on one tile, as the network's memory hardly depends on its size.
@@ -274,7 +280,7 @@ impl Network {
     ) -> Result<Vec<f32>> {
         self.check_tile(samples.len(), tile)?;
         let manner = conv::Manner { threads: options.threads, watch, profile: None };
-        let own = self.own(options.precise);
+        let own = self.own(options.precise).filter(|_| self.makes_alike());
         if own.is_some_and(|own| own.run_over([tile[1], tile[2]], &mut samples, manner)) {
             return if watch.stopped() { Err(Error::Cancelled) } else { Ok(samples) };
         }

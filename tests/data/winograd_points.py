@@ -46,7 +46,7 @@ def errors(pairs: tuple[float, ...], taps: int, channels: int = 32, tiles: int =
 
 if __name__ == "__main__":
     for taps, pairs, mark in [
-        (2, (1.0,), "* precise, or stride 2 and 3 taps"),
+        (2, (1.0,), "* precise, many channels, or 3 taps of stride 2"),
         (2, (5 / 8, 3 / 2), "*"),
         (3, (1.0,), "* precise"),
         (3, (1.0, 2.0), ""),

@@ -251,6 +251,8 @@ pub(super) struct Layout {
 pub(super) const MOST_SOURCES: usize = 16;
 /// Rows of the result that are asked for at once.
 const BAND: usize = 8;
+/// Most rows of an input: each makes tasks.
+const MOST_ROWS: usize = 1 << 20;
 /// Most samples of an arena: beyond it a size counts as impossible.
 const MAX_SAMPLES: usize = 1 << 40;
 
@@ -260,7 +262,7 @@ impl Layout {
         let count = program.tensors.len();
         let mut sizes = vec![[0; 2]; count];
         for (planes, &size) in program.inputs.iter().zip(inputs) {
-            if size.iter().any(|&side| side == 0 || side > 1 << 30) {
+            if size.iter().any(|&side| side == 0 || side > 1 << 30) || size[0] > MOST_ROWS {
                 return None;
             }
             planes.iter().for_each(|&tensor| sizes[tensor] = size);
@@ -405,8 +407,8 @@ fn schedule(program: &Program, sizes: &[[usize; 2]]) -> (Vec<Task>, Vec<usize>) 
     (tasks, slots)
 }
 
-/// Whether the only output may lie where the only input is: no row of the input is read when that of the output is
-/// written, but pixel by pixel by the step that writes it.
+/// Whether the only output may lie where the only input is: once a row of the output is written nobody reads that of the
+/// input, but the step that writes it pixel by pixel.
 fn overwrites(program: &Program, sizes: &[[usize; 2]], tasks: &[Task]) -> bool {
     let ([inputs], [outputs]) = (&program.inputs[..], &program.outputs[..]) else { return false };
     let (&[input], &[output]) = (&inputs[..], &outputs[..]) else { return false };
@@ -486,9 +488,9 @@ impl Program {
         manner: Manner,
     ) {
         // Steps only read from inputs.
-        let inputs: Vec<_> = inputs.iter().map(|given| (given.as_ptr().cast_mut(), given.len())).collect();
-        let outputs: Vec<_> = outputs.iter_mut().map(|given| (given.as_mut_ptr(), given.len())).collect();
-        self.run_on(layout, arena, &inputs, &outputs, manner);
+        let inputs = inputs.iter().map(|given| (given.as_ptr().cast_mut(), given.len()));
+        let outputs = outputs.iter_mut().map(|given| (given.as_mut_ptr(), given.len()));
+        self.run_on(layout, arena, inputs, outputs, manner);
     }
 
     /// The same where the output takes the place of the input.
@@ -497,8 +499,9 @@ impl Program {
     /// The same, and where the layout does not allow it.
     pub(super) fn run_over(&self, layout: &Layout, arena: &mut Arena, samples: &mut [f32], manner: Manner) {
         assert!(layout.overwrites, "an input that is needed longer");
-        let given = [(samples.as_mut_ptr(), samples.len())];
-        self.run_on(layout, arena, &given, &given, manner);
+        // One pointer for both: two of which each claims the samples would not be sound.
+        let given = (samples.as_mut_ptr(), samples.len());
+        self.run_on(layout, arena, std::iter::once(given), std::iter::once(given), manner);
     }
 
     /// Inputs and outputs: where they lie, and samples.
@@ -506,8 +509,8 @@ impl Program {
         &self,
         layout: &Layout,
         arena: &mut Arena,
-        inputs: &[(*mut f32, usize)],
-        outputs: &[(*mut f32, usize)],
+        inputs: impl ExactSizeIterator<Item = (*mut f32, usize)>,
+        outputs: impl ExactSizeIterator<Item = (*mut f32, usize)>,
         Manner { threads, watch, profile }: Manner,
     ) {
         assert!(self.isa.is_here(), "instructions that this processor lacks");
@@ -516,8 +519,6 @@ impl Program {
             let [rows, columns] = layout.places[planes[0]].size;
             planes.len() * self.tensors[planes[0]].channels * rows * columns
         };
-        assert!(self.inputs.iter().zip(inputs).all(|(t, given)| samples(t) == given.1), "inputs do not fit");
-        assert!(self.outputs.iter().zip(outputs).all(|(t, given)| samples(t) == given.1), "outputs do not fit");
         let items = layout.tasks.iter().map(|task| {
             let step = &self.steps[task.step];
             step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads)
@@ -552,8 +553,9 @@ impl Program {
                 view.block_stride *= planes.len();
             }
         };
-        for (planes, given) in self.inputs.iter().zip(inputs).chain(self.outputs.iter().zip(outputs)) {
-            lend(&mut arena.views, planes, given.0);
+        for (planes, (given, len)) in self.inputs.iter().zip(inputs).chain(self.outputs.iter().zip(outputs)) {
+            assert_eq!(samples(planes), len, "samples of an input or output");
+            lend(&mut arena.views, planes, given);
         }
         let run = Run {
             program: self,
@@ -563,7 +565,7 @@ impl Program {
             scratch: base.wrapping_add(layout.samples),
         };
         Team::run(threads, |team| {
-            for (number, task) in layout.tasks.iter().enumerate() {
+            for (number, task) in layout.tasks.iter().enumerate().skip(team.first()) {
                 let started = profile.map(|_| Instant::now());
                 let step = &self.steps[task.step];
                 let items = step.op.items(task.rows.clone(), layout.places[step.to].size[1], threads);

@@ -4,14 +4,15 @@
 //! done.
 //!
 //! A thread that was started may take milliseconds to come, as a machine that was idle wakes up or as the system places
-//! it on a processor that is busy. Nobody waits for it: it joins with the next task.
+//! it on a processor that is busy. No task waits for it: it joins with the next one when it is there.
 
 use crate::share::join;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What the threads of a team share.
 struct Shared {
-    /// One for each thread, whether it has come or not.
+    /// One for each thread, whether it has come or not; none where there is but one.
     parts: Vec<Part>,
     /// Threads that have come, and those of them that have been let in.
     arrived: AtomicUsize,
@@ -48,7 +49,7 @@ impl Team<'_> {
     /// Runs `work` in so many threads, one of them this one, or in as many as can be had.
     pub(super) fn run(threads: usize, work: impl Fn(&Team) + Sync) {
         let shared = &Shared {
-            parts: (0..threads).map(|_| Part::default()).collect(),
+            parts: if threads > 1 { (0..threads).map(|_| Part::default()).collect() } else { vec![] },
             arrived: AtomicUsize::new(1),
             members: AtomicUsize::new(1),
             first: AtomicUsize::new(0),
@@ -57,14 +58,18 @@ impl Team<'_> {
             over: AtomicBool::new(false),
         };
         let work = &work;
+        if threads == 1 {
+            return shared.work(work, 0, 0);
+        }
         std::thread::scope(|scope| {
             let mut others = vec![];
             while others.len() + 1 < threads {
                 let Ok(other) = std::thread::Builder::new().spawn_scoped(scope, || shared.join(work)) else { break };
                 others.push(other);
             }
-            shared.work(work, 0, 0);
+            let done = catch_unwind(AssertUnwindSafe(|| shared.work(work, 0, 0)));
             join(others);
+            done.unwrap_or_else(|panic| resume_unwind(panic));
         });
     }
 
@@ -73,14 +78,16 @@ impl Team<'_> {
         self.index
     }
 
+    /// The task that it begins with.
+    pub(super) fn first(&self) -> usize {
+        self.first
+    }
+
     /// Does items of task `number`, given by row and piece, until all are done by somebody. All threads go through the
-    /// same tasks in the same order, numbered from 0.
+    /// same tasks in the same order, numbered from 0, each from its first one on.
     pub(super) fn share(&self, number: usize, [rows, pieces]: [usize; 2], work: impl Fn(usize, usize)) {
-        if number < self.first {
-            return;
-        }
         let threads = self.shared.parts.len();
-        if threads == 1 {
+        if threads == 0 {
             return (0..rows).for_each(|row| (0..pieces).for_each(|piece| work(row, piece)));
         }
         for other in 0..threads {
@@ -128,8 +135,10 @@ impl Shared {
         self.parts.iter().for_each(|part| part.taken.store(0, Ordering::Relaxed));
         self.waiting.store(0, Ordering::Relaxed);
         self.first.store(number + 1, Ordering::Relaxed);
-        self.members.store(self.arrived.load(Ordering::Relaxed), Ordering::Release);
+        // In this order, as who is let in after the last task leaves at once and says that all is over. Others may go on
+        // meanwhile, but not meet before this thread comes too.
         self.done.store(number + 1, Ordering::Release);
+        self.members.store(self.arrived.load(Ordering::Relaxed), Ordering::Release);
     }
 }
 
@@ -162,13 +171,10 @@ mod tests {
         for threads in [1, 2, 3, 8] {
             let done: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
             Team::run(threads, |team| {
-                for number in 0..200 {
+                for number in team.first()..200 {
                     team.share(number, [number % 10, 5], |row, piece| {
                         done[5 * row + piece].fetch_add(1, Ordering::Relaxed);
                     });
-                    if number < team.first {
-                        continue;
-                    }
                     let expected = |item: usize| (0..=number).filter(|number| item < 5 * (number % 10)).count();
                     // Others may be in the next task already, which adds at most one.
                     for (item, done) in done.iter().enumerate() {
@@ -186,7 +192,7 @@ mod tests {
         let others = AtomicUsize::new(0);
         let started = Instant::now();
         Team::run(2, |team| {
-            for number in 0..20_000 {
+            for number in team.first()..20_000 {
                 team.share(number, [4, 2], |_, _| {
                     if team.index() > 0 {
                         others.fetch_add(1, Ordering::Relaxed);
@@ -200,10 +206,24 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_may_come_when_all_is_done() {
+        for round in 0..2_000 {
+            let done = AtomicUsize::new(0);
+            let tasks = 1 + round % 3;
+            Team::run(4, |team| {
+                for number in team.first()..tasks {
+                    team.share(number, [2, 4], |_, _| drop(done.fetch_add(1, Ordering::Relaxed)));
+                }
+            });
+            assert_eq!(done.into_inner(), 8 * tasks);
+        }
+    }
+
+    #[test]
     fn a_panic_ends_all_threads() {
         let done = std::panic::catch_unwind(|| {
             Team::run(3, |team| {
-                for number in 0..100 {
+                for number in team.first()..100 {
                     team.share(number, [6, 3], |row, piece| assert!(number < 50 || row + piece > 0, "as expected"));
                 }
             });

@@ -313,6 +313,7 @@ fn transposed_oracle(
 
 #[test]
 fn transposed_winograd_agrees_with_the_definition() {
+    let mut halvings = 0;
     let mut random = Pcg64::seed_from_u64(6);
     for round in 0..60 {
         let side = [4, 3, 5, 6][round % 4];
@@ -348,12 +349,14 @@ fn transposed_winograd_agrees_with_the_definition() {
             let winograd = Winograd::transposed(isa, method, window, &sources, &weights, &bias);
             let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?} to {out:?}");
             let halved = winograd.can_halve() && out.iter().all(|&side| side > 1);
+            halvings += usize::from(halved);
             let (op, sources) = (Op::Winograd(winograd, more), sources.clone());
             let case = Case { op, sources, added, halved, outputs, isa };
             let found = case.run(&inputs, size, 1 + round % 3);
             assert_close(&what, &found, &expected, channels * side * side, factor(method));
         }
     }
+    assert!(halvings > 0, "no result was halved");
 }
 
 /// What a method's rounding errors may be: see [`assert_close`].
