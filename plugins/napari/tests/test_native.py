@@ -83,10 +83,10 @@ import numpy as np
 from napari_mdr import MdrError, restore
 
 class Huge:
-    shape, dtype = (20000, 20000), np.dtype("u2")
+    shape, dtype = (30000, 30000), np.dtype("u2")
 
 class Out:
-    shape, dtype = (20000, 20000), np.dtype("f4")
+    shape, dtype = (30000, 30000), np.dtype("f4")
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
