@@ -330,7 +330,9 @@ impl Winograd {
             return [rows, kept];
         }
         let even = |runs: &usize| (rows * runs).is_multiple_of(threads) || rows * runs >= 4 * threads;
-        [rows, (fewest..=most).find(even).unwrap_or(most)]
+        let runs = (fewest..=most).find(even).unwrap_or(most);
+        // A part of a register tile is better than a thread that has nothing to do.
+        [rows, runs.max(threads.div_ceil(rows.max(1)).min(tiles))]
     }
 
     /// For people.
