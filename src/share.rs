@@ -1,8 +1,9 @@
-//! Work that is done to many pieces, each on its own, in several threads.
+//! Threads beside the calling one, and work that is done to many pieces, each on its own, by all of them.
+#![allow(unsafe_code)] // threads that borrow and whose processor may be chosen, which `std` has not together
 
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::{self, JoinHandle};
 
 /// Samples of a piece that is worth a thread's while.
 pub(crate) const PIECE: usize = 1 << 17;
@@ -17,20 +18,98 @@ pub(crate) fn share<T: Send>(
     let threads = threads.min(pieces.len());
     let pieces = Mutex::new(pieces);
     let work_off = || work(&mut || pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next());
-    thread::scope(|scope| {
-        // Where the system gives no thread, those that there are do it all.
-        let helpers = (1..threads).map_while(|_| thread::Builder::new().spawn_scoped(scope, work_off).ok());
-        let helpers: Vec<_> = helpers.collect();
-        work_off();
-        join(helpers);
-    });
+    beside(threads.saturating_sub(1), work_off, work_off);
 }
 
-/// Waits until the threads are gone, where the end of a scope waits for the end of their work alone: a host may unload the
-/// library right after.
-pub(crate) fn join(threads: Vec<ScopedJoinHandle<()>>) {
-    let panics: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().err()).collect();
-    if let Some(panic) = panics.into_iter().next() {
-        resume_unwind(panic);
+/// Runs `own` in this thread and `helper` in so many others, or in as many as the system gives. When it returns the others
+/// are gone, where the end of a `std::thread::scope` waits for the end of their work alone: a host may unload the library
+/// right after.
+///
+/// # Panics
+/// Where one of them does, when all are gone.
+pub(crate) fn beside(helpers: usize, helper: impl Fn() + Sync, own: impl FnOnce()) {
+    let mut threads = Vec::with_capacity(helpers);
+    for _ in 0..helpers {
+        // SAFETY: what is borrowed lives until this function returns, and before that, whatever panics, all are joined.
+        let Ok(thread) = (unsafe { thread::Builder::new().spawn_unchecked(&helper) }) else { break };
+        start_elsewhere(&thread);
+        threads.push(thread);
+    }
+    let mut done = catch_unwind(AssertUnwindSafe(own));
+    for thread in threads {
+        done = done.and(thread.join());
+    }
+    done.unwrap_or_else(|panic| resume_unwind(panic));
+}
+
+/// Moves a thread that was just started away from this one's processor. Linux often puts it there where the others have
+/// been idle for some milliseconds, and for 4 ms it waits until this one is interrupted.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn start_elsewhere<T>(started: &JoinHandle<T>) {
+    use std::os::unix::thread::JoinHandleExt;
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: a set is an array of numbers, that of 0 the empty one; the calls read or write one of the size given, and
+    // the thread has not been joined. A refusal leaves it where it is.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        let Ok(here) = usize::try_from(libc::sched_getcpu()) else { return };
+        if here >= 8 * size || libc::sched_getaffinity(0, size, &raw mut allowed) != 0 {
+            return;
+        }
+        let mut others = allowed;
+        libc::CPU_CLR(here, &mut others);
+        if libc::pthread_setaffinity_np(started.as_pthread_t(), size, &raw const others) == 0 {
+            libc::pthread_setaffinity_np(started.as_pthread_t(), size, &raw const allowed);
+        }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn start_elsewhere<T>(_: &JoinHandle<T>) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn helpers_are_gone_when_one_panics() {
+        for who in 0..3 {
+            let (numbers, ended) = (AtomicUsize::new(1), AtomicUsize::new(0));
+            let end = |number: usize| {
+                ended.fetch_add(1, Ordering::Relaxed);
+                assert_ne!(number, who, "as expected");
+            };
+            let helper = || end(numbers.fetch_add(1, Ordering::Relaxed));
+            let done = catch_unwind(AssertUnwindSafe(|| beside(3, helper, || end(0))));
+            assert!(done.is_err(), "{who}");
+            assert_eq!(ended.into_inner(), 4, "{who}");
+        }
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn helpers_may_use_every_processor_that_the_caller_may() {
+        let allowed = || {
+            // SAFETY: as above.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                assert_eq!(libc::sched_getaffinity(0, size_of_val(&set), &raw mut set), 0);
+                libc::CPU_COUNT(&set)
+            }
+        };
+        let expected = allowed();
+        for _ in 0..100 {
+            // Before a helper has been moved away and let free again, it has fewer.
+            let (started, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let helper = || {
+                while started.load(Ordering::Acquire) == 0 {
+                    thread::yield_now();
+                }
+                seen.fetch_max(allowed() as usize, Ordering::Relaxed);
+            };
+            beside(1, helper, || started.store(1, Ordering::Release));
+            assert_eq!(seen.into_inner(), expected as usize);
+        }
     }
 }

@@ -3,11 +3,10 @@
 //! lies in its own caches; who has finished its part takes from those of others. The next task begins when all items are
 //! done.
 //!
-//! A thread that was started may take milliseconds to come, as a machine that was idle wakes up or as the system places
-//! it on a processor that is busy. No task waits for it: it joins with the next one when it is there.
+//! A thread that was started may take milliseconds to come, as a machine that was idle wakes up or as all processors are
+//! busy. No task waits for it: it joins with the next one when it is there.
 
-use crate::share::join;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use crate::share::beside;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What the threads of a team share.
@@ -61,16 +60,7 @@ impl Team<'_> {
         if threads == 1 {
             return shared.work(work, 0, 0);
         }
-        std::thread::scope(|scope| {
-            let mut others = vec![];
-            while others.len() + 1 < threads {
-                let Ok(other) = std::thread::Builder::new().spawn_scoped(scope, || shared.join(work)) else { break };
-                others.push(other);
-            }
-            let done = catch_unwind(AssertUnwindSafe(|| shared.work(work, 0, 0)));
-            join(others);
-            done.unwrap_or_else(|panic| resume_unwind(panic));
-        });
+        beside(threads - 1, || shared.join(work), || shared.work(work, 0, 0));
     }
 
     /// Which thread this is, from 0.
