@@ -138,7 +138,7 @@ impl Own {
 
     /// What a run of so many threads needs; `None` where the network cannot take this size.
     pub(super) fn needs(&self, size: [usize; 2], threads: usize) -> Option<Needs> {
-        let layout = Layout::new(&self.program, &[size])?;
+        let layout = self.layout(size)?;
         let size = layout.output_size(&self.program, 0);
         Some(Needs { bytes: layout.bytes(threads), size, overwrites: layout.overwrites })
     }
