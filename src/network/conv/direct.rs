@@ -8,7 +8,7 @@
 //! A transposed convolution of stride s is s² ordinary ones, each of which makes every s-th pixel of every s-th row.
 
 use super::samples::Samples;
-use super::simd::{Isa, SUMS, VECTORS, Vector};
+use super::simd::{Isa, Kernel, SUMS, VECTORS, Vector};
 use super::view::{Activation, View};
 use std::sync::Arc;
 
@@ -135,14 +135,15 @@ impl Direct {
         self.window.end(1, count.next_multiple_of(pixels).max(1) - 1)
     }
 
-    /// Computes results of the row `y` of windows, with windows `range` along X.
+    /// Computes results of the row `y` of windows, from window `start` along X on.
     ///
     /// # Safety
-    /// The views are valid and of the lanes that [`lanes_of`] says; their margins cover what whole tiles of windows
-    /// read beyond the image; the rows that the row needs are there.
-    #[inline(always)]
-    pub(super) unsafe fn compute<V: Vector>(
+    /// The instructions are there. The views are valid and of the lanes that [`lanes_of`] says; their margins cover what
+    /// whole tiles of windows read beyond the image; the rows that the row needs are there.
+    #[expect(clippy::too_many_arguments, reason = "what a kernel needs")]
+    pub(super) unsafe fn compute(
         &self,
+        isa: Isa,
         sources: &[View],
         to: &View,
         zeros: *const f32,
@@ -155,92 +156,99 @@ impl Direct {
         // SAFETY: as the caller promises.
         unsafe {
             if self.gathered {
-                let vectors = sources.iter().all(|source| source.lanes == V::LANES);
+                let vectors = sources.iter().all(|source| source.lanes == isa.lanes());
+                // A number of neighbouring taps that is constant makes better code.
+                let neighbours = self.window.stride[1] == 1 && self.window.dilation[1] == 1;
                 for output in 0..self.outputs {
                     let out = row.add(output * to.block_stride + pixels.first);
-                    if vectors {
-                        for done in (0..pixels.count).step_by(ACTIVATED) {
-                            let count = (pixels.count - done).min(ACTIVATED);
-                            let mut values = [0.0; ACTIVATED];
-                            for (group, values) in values.as_chunks_mut().0.iter_mut().enumerate() {
-                                let x = start + done + group * GATHERED;
-                                if group * GATHERED >= count {
-                                    break;
-                                }
-                                // A number of neighbouring taps that is constant makes better code.
-                                let neighbours = self.window.stride[1] == 1 && self.window.dilation[1] == 1;
-                                *values = match self.window.kernel[1] {
-                                    2 if neighbours => self.gather::<V, 2>(sources, zeros, top, output, x),
-                                    3 if neighbours => self.gather::<V, 3>(sources, zeros, top, output, x),
-                                    5 if neighbours => self.gather::<V, 5>(sources, zeros, top, output, x),
-                                    7 if neighbours => self.gather::<V, 7>(sources, zeros, top, output, x),
-                                    _ => self.gather::<V, 0>(sources, zeros, top, output, x),
-                                };
-                            }
-                            self.activation.apply_all(&mut values);
-                            for (p, value) in values[..count].iter().enumerate() {
-                                *out.add((done + p) * pixels.step) = *value;
-                            }
-                        }
-                    } else {
-                        self.plain(sources, zeros, top, output, start, out, pixels.step, pixels.count);
+                    let row = Plane { direct: self, sources, zeros, top, output, start, out, pixels };
+                    match self.window.kernel[1] {
+                        _ if !vectors => isa.run(Plain(row)),
+                        2 if neighbours => isa.run(Gathered::<2>(row)),
+                        3 if neighbours => isa.run(Gathered::<3>(row)),
+                        5 if neighbours => isa.run(Gathered::<5>(row)),
+                        7 if neighbours => isa.run(Gathered::<7>(row)),
+                        _ => isa.run(Gathered::<0>(row)),
                     }
                 }
                 return;
             }
+            let lanes = isa.lanes();
             let mut output = 0;
             while output < self.bias.len() {
-                let vectors = ((self.bias.len() - output) / V::LANES).min(VECTORS);
-                let out = row.add(output / V::LANES * to.block_stride + pixels.first * V::LANES);
-                let work = Spread { direct: self, sources, zeros, top, output, to_block: to.block_stride };
-                let mut done = 0;
-                while done < pixels.count {
-                    let most = V::PIXELS.min(MOST_PIXELS);
-                    let count = (pixels.count - done).min(most);
-                    let out = out.add(done * pixels.step * V::LANES);
-                    let (x, step) = (start + done, pixels.step * V::LANES);
-                    // A few pixels more than a half are computed as a whole tile.
-                    if vectors == VECTORS {
-                        if count * 2 > most {
-                            work.tile_of::<V, 8, 6, 2, VECTORS>(x, out, step, count);
-                        } else {
-                            work.tile_of::<V, 4, 3, 1, VECTORS>(x, out, step, count);
-                        }
-                    } else if count * 2 > most {
-                        work.tile_of::<V, 8, 6, 2, 1>(x, out, step, count);
-                    } else {
-                        work.tile_of::<V, 4, 3, 1, 1>(x, out, step, count);
-                    }
-                    done += count;
+                let vectors = ((self.bias.len() - output) / lanes).min(VECTORS);
+                let out = row.add(output / lanes * to.block_stride + pixels.first * lanes);
+                let row =
+                    Spread { direct: self, sources, zeros, top, output, to_block: to.block_stride, start, out, pixels };
+                match vectors {
+                    VECTORS => isa.run(Group::<VECTORS>(row)),
+                    _ => isa.run(Group::<1>(row)),
                 }
-                output += vectors * V::LANES;
+                output += vectors * lanes;
             }
         }
     }
+}
 
-    /// Sums of one output channel, of `GATHERED` pixels. `WIDTH` is the number of taps in a row, if these are neighbours
-    /// and so are the pixels: then compilers load each input once for all of them. Otherwise it is 0.
+/// One row of an output channel that lies in a plane.
+struct Plane<'a> {
+    direct: &'a Direct,
+    sources: &'a [View],
+    zeros: *const f32,
+    /// First input row.
+    top: isize,
+    output: usize,
+    /// First window.
+    start: usize,
+    out: *mut f32,
+    pixels: Pixels,
+}
+
+/// By vectors of input channels. `WIDTH` is the number of taps in a row, if these are neighbours and so are the pixels:
+/// then compilers load each input once for all of them. Otherwise it is 0.
+struct Gathered<'a, const WIDTH: usize>(Plane<'a>);
+
+impl<const WIDTH: usize> Kernel for Gathered<'_, WIDTH> {
     #[inline(always)]
-    unsafe fn gather<V: Vector, const WIDTH: usize>(
-        &self,
-        sources: &[View],
-        zeros: *const f32,
-        top: isize,
-        output: usize,
-        x: usize,
-    ) -> [f32; GATHERED] {
-        let [height, width] = self.window.kernel;
-        let left = self.window.first(1, x);
+    unsafe fn run<V: Vector>(self) {
+        let Plane { direct, start, out, pixels, .. } = self.0;
+        for done in (0..pixels.count).step_by(ACTIVATED) {
+            let count = (pixels.count - done).min(ACTIVATED);
+            let mut values = [0.0; ACTIVATED];
+            for (group, values) in values.as_chunks_mut().0.iter_mut().enumerate() {
+                if group * GATHERED >= count {
+                    break;
+                }
+                // SAFETY: as the caller of `compute` promises.
+                *values = unsafe { self.sums::<V>(start + done + group * GATHERED) };
+            }
+            direct.activation.apply_all(&mut values);
+            for (p, value) in values[..count].iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { *out.add((done + p) * pixels.step) = *value };
+            }
+        }
+    }
+}
+
+impl<const WIDTH: usize> Gathered<'_, WIDTH> {
+    /// Sums of `GATHERED` pixels.
+    #[inline(always)]
+    unsafe fn sums<V: Vector>(&self, x: usize) -> [f32; GATHERED] {
+        let Plane { direct, sources, zeros, top, output, .. } = self.0;
+        let Direct { window, weights, bias, outputs, .. } = direct;
+        let [height, width] = window.kernel;
+        let left = window.first(1, x);
         let (width, pixel, tap) = match WIDTH {
-            0 => (width, self.window.stride[1] * V::LANES, self.window.dilation[1] * V::LANES),
+            0 => (width, window.stride[1] * V::LANES, window.dilation[1] * V::LANES),
             _ => (WIDTH, V::LANES, V::LANES),
         };
         // SAFETY: as the caller of `compute` promises.
         unsafe {
             let mut sums = [V::splat(0.0); GATHERED];
-            let mut weights = self.weights.as_ptr().add(output * (self.weights.len() / self.outputs));
+            let mut weights = weights.as_ptr().add(output * (weights.len() / outputs));
             for ky in 0..height {
-                let y = top + (ky * self.window.dilation[0]) as isize;
+                let y = top + (ky * window.dilation[0]) as isize;
                 for source in sources {
                     let row = source.row_or(y, zeros);
                     for block in 0..source.blocks() {
@@ -258,46 +266,41 @@ impl Direct {
             }
             let mut values = V::sums(sums);
             for value in &mut values {
-                *value += self.bias[output];
+                *value += bias[output];
             }
             values
         }
     }
+}
 
-    /// Sums of one output channel, sample by sample, from any lanes.
-    #[expect(clippy::too_many_arguments, reason = "a kernel's inner loop")]
+/// Sample by sample, from any lanes.
+struct Plain<'a>(Plane<'a>);
+
+impl Kernel for Plain<'_> {
     #[inline(always)]
-    unsafe fn plain(
-        &self,
-        sources: &[View],
-        zeros: *const f32,
-        top: isize,
-        output: usize,
-        x: usize,
-        out: *mut f32,
-        step: usize,
-        count: usize,
-    ) {
-        let [height, width] = self.window.kernel;
-        let left = self.window.first(1, x);
+    unsafe fn run<V: Vector>(self) {
+        let Plane { direct, sources, zeros, top, output, start, out, pixels: Pixels { step, count, .. } } = self.0;
+        let Direct { window, weights, bias, activation, outputs, .. } = direct;
+        let [height, width] = window.kernel;
+        let left = window.first(1, start);
         // SAFETY: as the caller of `compute` promises.
         unsafe {
             for p in 0..count {
-                *out.add(p * step) = self.bias[output];
+                *out.add(p * step) = bias[output];
             }
-            let mut weights = self.weights.as_ptr().add(output * (self.weights.len() / self.outputs));
+            let mut weights = weights.as_ptr().add(output * (weights.len() / outputs));
             for ky in 0..height {
-                let y = top + (ky * self.window.dilation[0]) as isize;
+                let y = top + (ky * window.dilation[0]) as isize;
                 for source in sources {
                     let row = source.row_or(y, zeros);
                     for block in 0..source.blocks() {
                         let samples = row.add(block * source.block_stride).offset(left * source.lanes as isize);
                         for kx in 0..width {
-                            let samples = samples.add(kx * self.window.dilation[1] * source.lanes);
+                            let samples = samples.add(kx * window.dilation[1] * source.lanes);
                             for lane in 0..source.lanes.min(source.channels - block * source.lanes) {
                                 let weight = *weights.add(lane);
                                 let samples = samples.add(lane);
-                                let pixel = self.window.stride[1] * source.lanes;
+                                let pixel = window.stride[1] * source.lanes;
                                 if pixel == 1 && step == 1 {
                                     for p in 0..count {
                                         *out.add(p) += weight * *samples.add(p);
@@ -314,7 +317,7 @@ impl Direct {
                 }
             }
             for p in 0..count {
-                self.activation.apply_all(std::slice::from_mut(&mut *out.add(p * step)));
+                activation.apply_all(std::slice::from_mut(&mut *out.add(p * step)));
             }
         }
     }
@@ -330,6 +333,35 @@ struct Spread<'a> {
     /// First output channel.
     output: usize,
     to_block: usize,
+    /// First window.
+    start: usize,
+    out: *mut f32,
+    pixels: Pixels,
+}
+
+/// By vectors of output channels, so many of them.
+struct Group<'a, const Q: usize>(Spread<'a>);
+
+impl<const Q: usize> Kernel for Group<'_, Q> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Spread { start, out, pixels, .. } = self.0;
+        let most = V::PIXELS.min(MOST_PIXELS);
+        let step = pixels.step * V::LANES;
+        for done in (0..pixels.count).step_by(most) {
+            let count = (pixels.count - done).min(most);
+            // SAFETY: as the caller of `compute` promises.
+            unsafe {
+                let out = out.add(done * step);
+                // A few pixels more than a half are computed as a whole tile.
+                if count * 2 > most {
+                    self.0.tile_of::<V, 8, 6, 2, Q>(start + done, out, step, count);
+                } else {
+                    self.0.tile_of::<V, 4, 3, 1, Q>(start + done, out, step, count);
+                }
+            }
+        }
+    }
 }
 
 impl Spread<'_> {

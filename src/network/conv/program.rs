@@ -9,7 +9,7 @@
 use super::Watch;
 use super::direct::{Direct, Pixels};
 use super::samples::Samples;
-use super::simd::{self, Isa, Vector};
+use super::simd::Isa;
 use super::team::Team;
 use super::view::{self, Activation, View};
 use super::winograd::{Target, Winograd};
@@ -589,37 +589,6 @@ impl Program {
 impl Run<'_> {
     /// Does a piece (its number, and how many there are) of a row of a task, as thread `thread`.
     fn item(&self, task: &Task, row: usize, piece: [usize; 2], thread: usize) {
-        // SAFETY: `Program::run` has checked that the instructions are there; `Layout` has made room for every row,
-        // margin and scratch that the steps use.
-        unsafe {
-            match self.program.isa {
-                Isa::Portable => self.item_with::<simd::Portable>(task, row, piece, thread),
-                #[cfg(target_arch = "aarch64")]
-                Isa::Neon => self.item_with::<simd::Neon>(task, row, piece, thread),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => self.item_avx2(task, row, piece, thread),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => self.item_avx512(task, row, piece, thread),
-            }
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn item_avx2(&self, task: &Task, row: usize, piece: [usize; 2], thread: usize) {
-        // SAFETY: as the caller promises.
-        unsafe { self.item_with::<simd::Avx2>(task, row, piece, thread) }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn item_avx512(&self, task: &Task, row: usize, piece: [usize; 2], thread: usize) {
-        // SAFETY: as the caller promises.
-        unsafe { self.item_with::<simd::Avx512>(task, row, piece, thread) }
-    }
-
-    #[inline(always)]
-    unsafe fn item_with<V: Vector>(&self, task: &Task, row: usize, piece: [usize; 2], thread: usize) {
         let step = &self.program.steps[task.step];
         let to = &self.views[step.to];
         let mut list = [*to; MOST_SOURCES];
@@ -629,7 +598,9 @@ impl Run<'_> {
         let from = &list[..step.from.len()];
         let y = task.rows.start + row;
         let columns = step.op.columns(to.size[1], piece[0], piece[1]);
-        // SAFETY: as the caller promises.
+        let isa = self.program.isa;
+        // SAFETY: `Program::run` has checked that the instructions are there; `Layout` has made room for every row,
+        // margin and scratch that the steps use.
         unsafe {
             match &step.op {
                 Op::Copy(first) => view::copy_row(&from[0], to, y, columns, *first),
@@ -637,11 +608,11 @@ impl Run<'_> {
                     let scratch = self.scratch.add(thread * self.layout.scratch);
                     let item = [row, piece[0], piece[1]];
                     let target = Target { to, halved: step.halved.map(|halved| &self.views[halved]) };
-                    winograd.compute::<V>(from, target, self.zeros, task.rows.clone(), item, scratch);
+                    winograd.compute(isa, from, target, self.zeros, task.rows.clone(), item, scratch);
                 }
                 Op::Direct(direct, _) => {
                     let pixels = Pixels { row: y, first: columns.start, step: 1, count: columns.len() };
-                    direct.compute::<V>(from, to, self.zeros, y, columns.start, pixels);
+                    direct.compute(isa, from, to, self.zeros, y, columns.start, pixels);
                 }
                 Op::Transposed { phases, stride, .. } => {
                     for phase in phases.iter().filter(|phase| phase.at[0] == y % stride[0]) {
@@ -649,12 +620,12 @@ impl Run<'_> {
                             .map(|column| column.saturating_sub(phase.at[1]).div_ceil(stride[1]));
                         let first = phase.at[1] + start * stride[1];
                         let pixels = Pixels { row: y, first, step: stride[1], count: end - start };
-                        phase.direct.compute::<V>(from, to, self.zeros, y / stride[0], start, pixels);
+                        phase.direct.compute(isa, from, to, self.zeros, y / stride[0], start, pixels);
                     }
                 }
-                Op::Halve => view::halve_row::<V>(from, to, y, columns),
-                Op::Double => view::double_row::<V>(&from[0], to, y, columns),
-                Op::Map(activation) => view::map_row::<V>(&from[0], from.get(1), to, y, columns, *activation),
+                Op::Halve => isa.run(view::HalveRow { planes: from, to, y, columns }),
+                Op::Double => isa.run(view::DoubleRow { from: &from[0], to, y, columns }),
+                Op::Map(activation) => isa.run(view::MapRow { from, to, y, columns, activation: *activation }),
                 Op::Reflect(before, _) => view::reflect_row(&from[0], to, y, columns, *before),
             }
         }

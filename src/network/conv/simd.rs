@@ -63,6 +63,46 @@ impl Isa {
         (pixels, vectors)
     }
 
+    /// Runs a kernel.
+    ///
+    /// # Safety
+    /// The instructions are there ([`is_here`](Self::is_here)), and what the kernel asks for.
+    #[inline]
+    pub(super) unsafe fn run(self, kernel: impl Kernel) {
+        #[inline(never)]
+        unsafe fn usual<V: Vector>(kernel: impl Kernel) {
+            // SAFETY: as the caller promises.
+            unsafe { kernel.run::<V>() }
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(kernel: impl Kernel) {
+            // SAFETY: as the caller promises.
+            unsafe { kernel.run::<Avx2>() }
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn avx512(kernel: impl Kernel) {
+            // SAFETY: as the caller promises.
+            unsafe { kernel.run::<Avx512>() }
+        }
+
+        // SAFETY: as the caller promises.
+        unsafe {
+            match self {
+                Self::Portable => usual::<Portable>(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon => usual::<Neon>(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => avx2(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => avx512(kernel),
+            }
+        }
+    }
+
     fn sizes(self) -> (usize, usize, usize) {
         fn of<V: Vector>() -> (usize, usize, usize) {
             (V::LANES, V::PIXELS, VECTORS)
@@ -85,6 +125,16 @@ pub(super) const VECTORS: usize = 2;
 
 /// Vectors whose lanes are summed up together.
 pub(super) const SUMS: usize = 8;
+
+/// Work that is compiled for every set of instructions, each time as a function of its own: where many loops are in one,
+/// compilers choose the registers of each by what the others need.
+pub(super) trait Kernel {
+    /// What is called here is to be inlined, or it is compiled without the instructions.
+    ///
+    /// # Safety
+    /// The instructions are there, and what the kernel says.
+    unsafe fn run<V: Vector>(self);
+}
 
 /// Several samples in a row.
 ///

@@ -450,7 +450,6 @@ impl Drop for Guarded {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn direct_kernels_keep_to_their_margins() {
     use super::direct::Pixels;
-    use super::simd;
     for isa in isas() {
         for (inputs, outputs) in [(3, 20), (8, 20), (16, 2), (40, 40)] {
             for (width, stride, dilation) in
@@ -476,19 +475,7 @@ fn direct_kernels_keep_to_their_margins() {
                     let to = view(result.end(), outputs, count);
                     let pixels = Pixels { row: 0, first: 0, step: 1, count };
                     // SAFETY: all that the views promise is there.
-                    unsafe {
-                        match isa {
-                            Isa::Portable => {
-                                direct.compute::<simd::Portable>(&[from], &to, std::ptr::null(), 0, 0, pixels)
-                            }
-                            #[cfg(target_arch = "aarch64")]
-                            Isa::Neon => direct.compute::<simd::Neon>(&[from], &to, std::ptr::null(), 0, 0, pixels),
-                            #[cfg(target_arch = "x86_64")]
-                            Isa::Avx2 => direct.compute::<simd::Avx2>(&[from], &to, std::ptr::null(), 0, 0, pixels),
-                            #[cfg(target_arch = "x86_64")]
-                            Isa::Avx512 => direct.compute::<simd::Avx512>(&[from], &to, std::ptr::null(), 0, 0, pixels),
-                        }
-                    }
+                    unsafe { direct.compute(isa, &[from], &to, std::ptr::null(), 0, 0, pixels) }
                 }
             }
         }

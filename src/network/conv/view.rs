@@ -7,7 +7,7 @@
 //! zeros, so that windows meet no border. Of a tensor inside a program only as many rows are kept as are needed at
 //! once: row y lies in slot y modulo `slots`.
 
-use super::simd::Vector;
+use super::simd::{Kernel, Vector};
 use std::ops::Range;
 
 /// A tensor in memory.
@@ -136,7 +136,6 @@ fn sigmoid(x: f32) -> f32 {
 ///
 /// # Safety
 /// Both views are valid and of the same size and channels.
-#[inline(always)]
 pub(super) unsafe fn copy_row(from: &View, to: &View, y: usize, columns: Range<usize>, first: usize) {
     // SAFETY: all samples lie within row y of their views.
     unsafe {
@@ -155,96 +154,114 @@ pub(super) unsafe fn copy_row(from: &View, to: &View, y: usize, columns: Range<u
     }
 }
 
-/// The largest of each 2 by 2 pixels of one or two planes.
-///
-/// # Safety
-/// All views are valid, of the same channels and lanes, `planes` of twice the size at least.
-#[inline(always)]
-pub(super) unsafe fn halve_row<V: Vector>(planes: &[View], to: &View, y: usize, columns: Range<usize>) {
-    // SAFETY: rows 2y and 2y + 1 and columns to twice the result's are there.
-    unsafe {
-        for block in 0..to.blocks() {
-            let target = to.row(y).add(block * to.block_stride);
-            let mut rows = [[target; 2]; 2];
-            for (rows, from) in rows.iter_mut().zip(planes) {
-                *rows = [2 * y, 2 * y + 1].map(|y| from.row(y).wrapping_add(block * from.block_stride));
-            }
-            let rows = &rows.as_flattened()[..2 * planes.len()];
-            for x in columns.clone() {
-                let (left, right) = (2 * x * to.lanes, (2 * x + 1) * to.lanes);
-                if to.lanes == V::LANES {
-                    let mut most = V::load(rows[0].add(left));
-                    for row in rows {
-                        most = V::load(row.add(left)).max(most).max(V::load(row.add(right)));
+/// The largest of each 2 by 2 pixels of one or two planes. All views are valid, of the same channels and lanes, `planes`
+/// of twice the size at least.
+pub(super) struct HalveRow<'a> {
+    pub planes: &'a [View],
+    pub to: &'a View,
+    pub y: usize,
+    pub columns: Range<usize>,
+}
+
+impl Kernel for HalveRow<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { planes, to, y, columns } = self;
+        // SAFETY: rows 2y and 2y + 1 and columns to twice the result's are there.
+        unsafe {
+            for block in 0..to.blocks() {
+                let target = to.row(y).add(block * to.block_stride);
+                let mut rows = [[target; 2]; 2];
+                for (rows, from) in rows.iter_mut().zip(planes) {
+                    *rows = [2 * y, 2 * y + 1].map(|y| from.row(y).wrapping_add(block * from.block_stride));
+                }
+                let rows = &rows.as_flattened()[..2 * planes.len()];
+                for x in columns.clone() {
+                    let (left, right) = (2 * x * to.lanes, (2 * x + 1) * to.lanes);
+                    if to.lanes == V::LANES {
+                        let mut most = V::load(rows[0].add(left));
+                        for row in rows {
+                            most = V::load(row.add(left)).max(most).max(V::load(row.add(right)));
+                        }
+                        most.store(target.add(x * V::LANES));
+                    } else {
+                        let mut most = *rows[0].add(left);
+                        for row in rows {
+                            most = most.max(*row.add(left)).max(*row.add(right));
+                        }
+                        *target.add(x) = most;
                     }
-                    most.store(target.add(x * V::LANES));
-                } else {
-                    let mut most = *rows[0].add(left);
-                    for row in rows {
-                        most = most.max(*row.add(left)).max(*row.add(right));
-                    }
-                    *target.add(x) = most;
                 }
             }
         }
     }
 }
 
-/// Every pixel becomes 2 by 2; `columns` are those of the result.
-///
-/// # Safety
-/// Both views are valid, of the same channels and lanes, `to` of twice the size.
-#[inline(always)]
-pub(super) unsafe fn double_row<V: Vector>(from: &View, to: &View, y: usize, columns: Range<usize>) {
-    // SAFETY: row y / 2 is there, and each of its pixels has room twice.
-    unsafe {
-        for block in 0..from.blocks() {
-            let source = from.row(y / 2).add(block * from.block_stride);
-            let target = to.row(y).add(block * to.block_stride);
-            for x in columns.clone() {
-                if to.lanes == V::LANES {
-                    V::load(source.add(x / 2 * V::LANES)).store(target.add(x * V::LANES));
-                } else {
-                    *target.add(x) = *source.add(x / 2);
+/// Every pixel becomes 2 by 2; `columns` are those of the result. Both views are valid, of the same channels and lanes,
+/// `to` of twice the size.
+pub(super) struct DoubleRow<'a> {
+    pub from: &'a View,
+    pub to: &'a View,
+    pub y: usize,
+    pub columns: Range<usize>,
+}
+
+impl Kernel for DoubleRow<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { from, to, y, columns } = self;
+        // SAFETY: row y / 2 is there, and each of its pixels has room twice.
+        unsafe {
+            for block in 0..from.blocks() {
+                let source = from.row(y / 2).add(block * from.block_stride);
+                let target = to.row(y).add(block * to.block_stride);
+                for x in columns.clone() {
+                    if to.lanes == V::LANES {
+                        V::load(source.add(x / 2 * V::LANES)).store(target.add(x * V::LANES));
+                    } else {
+                        *target.add(x) = *source.add(x / 2);
+                    }
                 }
             }
         }
     }
 }
 
-/// The sum of two tensors, or one alone, with an activation.
-///
-/// # Safety
-/// All views are valid, of the same size, channels and lanes.
-#[inline(always)]
-pub(super) unsafe fn map_row<V: Vector>(
-    a: &View,
-    b: Option<&View>,
-    to: &View,
-    y: usize,
-    columns: Range<usize>,
-    activation: Activation,
-) {
-    // SAFETY: all samples lie within row y of their views.
-    unsafe {
-        for block in 0..to.blocks() {
-            let first = a.row(y).add(block * a.block_stride);
-            let second = b.map(|b| b.row(y).add(block * b.block_stride));
-            let target = to.row(y).add(block * to.block_stride);
-            let samples = columns.end * to.lanes;
-            let mut i = columns.start * to.lanes;
-            while activation.is_simple() && i + V::LANES <= samples {
-                let mut value = V::load(first.add(i));
-                if let Some(second) = second {
-                    value = value.plus(V::load(second.add(i)));
+/// The sum of two tensors, or one alone, with an activation. All views are valid, of the same size, channels and lanes.
+pub(super) struct MapRow<'a> {
+    pub from: &'a [View],
+    pub to: &'a View,
+    pub y: usize,
+    pub columns: Range<usize>,
+    pub activation: Activation,
+}
+
+impl Kernel for MapRow<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { from, to, y, columns, activation } = self;
+        let (a, b) = (&from[0], from.get(1));
+        // SAFETY: all samples lie within row y of their views.
+        unsafe {
+            for block in 0..to.blocks() {
+                let first = a.row(y).add(block * a.block_stride);
+                let second = b.map(|b| b.row(y).add(block * b.block_stride));
+                let target = to.row(y).add(block * to.block_stride);
+                let samples = columns.end * to.lanes;
+                let mut i = columns.start * to.lanes;
+                while activation.is_simple() && i + V::LANES <= samples {
+                    let mut value = V::load(first.add(i));
+                    if let Some(second) = second {
+                        value = value.plus(V::load(second.add(i)));
+                    }
+                    activation.apply(value).store(target.add(i));
+                    i += V::LANES;
                 }
-                activation.apply(value).store(target.add(i));
-                i += V::LANES;
+                for rest in i..samples {
+                    *target.add(rest) = *first.add(rest) + second.map_or(0.0, |second| *second.add(rest));
+                }
+                activation.apply_all(std::slice::from_raw_parts_mut(target.add(i), samples - i));
             }
-            for rest in i..samples {
-                *target.add(rest) = *first.add(rest) + second.map_or(0.0, |second| *second.add(rest));
-            }
-            activation.apply_all(std::slice::from_raw_parts_mut(target.add(i), samples - i));
         }
     }
 }
@@ -254,7 +271,6 @@ pub(super) unsafe fn map_row<V: Vector>(
 /// # Safety
 /// Both views are valid, of the same channels and lanes; `to` is larger by the padding, of which there are at most as
 /// many pixels as `from` has beside its border.
-#[inline(always)]
 pub(super) unsafe fn reflect_row(from: &View, to: &View, y: usize, columns: Range<usize>, before: [usize; 2]) {
     let row = reflected(y, before[0], from.size[0]);
     // SAFETY: reflected positions lie inside `from`.

@@ -26,7 +26,7 @@
 
 use super::direct::Window;
 use super::samples::Samples;
-use super::simd::{Isa, VECTORS, Vector};
+use super::simd::{Isa, Kernel, VECTORS, Vector};
 use super::transform::{Factors, MINUS_A, MOST_SIDE, Method, pair_rows, samples};
 use super::view::{Activation, View};
 use std::ops::Range;
@@ -349,12 +349,13 @@ impl Winograd {
     /// that follow a row's last tile may be read.
     ///
     /// # Safety
-    /// The views are valid and of the lanes of V; what is added is of the result's size, what is halved of half of it; the
-    /// margins cover what tiles read beyond the image; the rows that the rows of tiles need are there; `scratch` has room
-    /// for [`scratch`](Self::scratch) samples.
-    #[inline(always)]
-    pub(super) unsafe fn compute<V: Vector>(
+    /// The instructions are there. The views are valid and of their lanes; what is added is of the result's size, what is
+    /// halved of half of it; the margins cover what tiles read beyond the image; the rows that the rows of tiles need are
+    /// there; `scratch` has room for [`scratch`](Self::scratch) samples.
+    #[expect(clippy::too_many_arguments, reason = "what a kernel needs")]
+    pub(super) unsafe fn compute(
         &self,
+        isa: Isa,
         sources: &[View],
         Target { to, halved }: Target,
         zeros: *const f32,
@@ -381,13 +382,13 @@ impl Winograd {
         // SAFETY: as the caller promises.
         unsafe {
             match (self.method.side, self.method.tile) {
-                (4, 2) => run.compute::<V, 4, 2>(sources, zeros),
-                (4, _) => run.compute::<V, 4, 3>(sources, zeros),
-                (6, 5) => run.compute::<V, 6, 5>(sources, zeros),
-                (6, _) => run.compute::<V, 6, 4>(sources, zeros),
-                (7, 3) => run.compute::<V, 7, 3>(sources, zeros),
-                (7, _) => run.compute::<V, 7, 6>(sources, zeros),
-                _ => run.compute::<V, 8, 4>(sources, zeros),
+                (4, 2) => run.compute::<4, 2>(isa, sources, zeros),
+                (4, _) => run.compute::<4, 3>(isa, sources, zeros),
+                (6, 5) => run.compute::<6, 5>(isa, sources, zeros),
+                (6, _) => run.compute::<6, 4>(isa, sources, zeros),
+                (7, 3) => run.compute::<7, 3>(isa, sources, zeros),
+                (7, _) => run.compute::<7, 6>(isa, sources, zeros),
+                _ => run.compute::<8, 4>(isa, sources, zeros),
             }
         }
     }
@@ -421,36 +422,41 @@ impl Run<'_> {
         self.rows.len() * self.columns.len()
     }
 
-    #[inline(always)]
-    unsafe fn compute<V: Vector, const SIDE: usize, const TILE: usize>(&self, sources: &[View], zeros: *const f32) {
+    unsafe fn compute<const SIDE: usize, const TILE: usize>(&self, isa: Isa, sources: &[View], zeros: *const f32) {
+        let (own, added) = sources.split_at(self.winograd.sources.len());
         // SAFETY: as the caller of `Winograd::compute` promises.
         unsafe {
-            let factors = Factors::<V>::new(self.winograd.method);
-            self.transform_inputs::<V, SIDE, TILE>(&factors, sources, zeros);
-            self.multiply::<V, SIDE>();
-            match sources.get(self.winograd.sources.len()) {
-                Some(added) => self.transform_outputs::<V, SIDE, TILE, true>(factors, added),
-                None => self.transform_outputs::<V, SIDE, TILE, false>(factors, self.to),
+            isa.run(Inputs::<SIDE, TILE> { run: self, sources: own, zeros });
+            isa.run(Products::<SIDE> { run: self });
+            match added.first() {
+                Some(added) => isa.run(Outputs::<SIDE, TILE, true> { run: self, added }),
+                None => isa.run(Outputs::<SIDE, TILE, false> { run: self, added: self.to }),
             }
         }
     }
+}
 
-    /// Bᵀ d B of all channels.
+/// Bᵀ d B of all channels.
+struct Inputs<'a, const SIDE: usize, const TILE: usize> {
+    run: &'a Run<'a>,
+    sources: &'a [View],
+    zeros: *const f32,
+}
+
+impl<const SIDE: usize, const TILE: usize> Kernel for Inputs<'_, SIDE, TILE> {
     #[inline(always)]
-    unsafe fn transform_inputs<V: Vector, const SIDE: usize, const TILE: usize>(
-        &self,
-        factors: &Factors<V>,
-        sources: &[View],
-        zeros: *const f32,
-    ) {
-        let Winograd { sorts: [sorts, _], origin, .. } = *self.winograd;
+    unsafe fn run<V: Vector>(self) {
+        let Self { run, sources, zeros } = self;
+        // SAFETY: the instructions are there.
+        let factors = &unsafe { Factors::<V>::new(run.winograd.method) };
+        let Winograd { sorts: [sorts, _], origin, .. } = *run.winograd;
         let step = const { samples(SIDE, TILE)[1] } * sorts;
-        let left = (self.columns.start * step) as isize + origin[1];
-        let pitch = self.winograd.pitch(self.tiles());
-        for (row, ty) in self.rows.clone().enumerate() {
+        let left = (run.columns.start * step) as isize + origin[1];
+        let pitch = run.winograd.pitch(run.tiles());
+        for (row, ty) in run.rows.clone().enumerate() {
             let top = (ty * step) as isize + origin[0];
-            let mut panel = self.inputs.wrapping_add(row * self.columns.len() * V::LANES);
-            for (view, &(_, doubled)) in sources.iter().zip(&self.winograd.sources) {
+            let mut panel = run.inputs.wrapping_add(row * run.columns.len() * V::LANES);
+            for (view, &(_, doubled)) in sources.iter().zip(&run.winograd.sources) {
                 for sort in 0..sorts * sorts {
                     let mut rows = [zeros; SIDE];
                     for (i, row) in rows.iter_mut().enumerate() {
@@ -459,7 +465,7 @@ impl Run<'_> {
                     }
                     let x = left + (sort % sorts) as isize;
                     for _ in 0..view.blocks() {
-                        let block = Block { run: self, factors, rows, x: if doubled { x >> 1 } else { x }, panel };
+                        let block = Block { run, factors, rows, x: if doubled { x >> 1 } else { x }, panel };
                         // SAFETY: as the caller of `compute` promises.
                         unsafe {
                             match (doubled, sorts) {
@@ -478,30 +484,36 @@ impl Run<'_> {
             }
         }
     }
+}
 
-    /// Aᵀ m A with bias, what is `added` if ADDS, and activation, to where it belongs, and the largest of each 2 by 2.
+/// Aᵀ m A with bias, what is `added` if ADDS, and activation, to where it belongs, and the largest of each 2 by 2.
+struct Outputs<'a, const SIDE: usize, const TILE: usize, const ADDS: bool> {
+    run: &'a Run<'a>,
+    added: &'a View,
+}
+
+impl<const SIDE: usize, const TILE: usize, const ADDS: bool> Kernel for Outputs<'_, SIDE, TILE, ADDS> {
     #[inline(always)]
-    unsafe fn transform_outputs<V: Vector, const SIDE: usize, const TILE: usize, const ADDS: bool>(
-        &self,
-        factors: Factors<V>,
-        added: &View,
-    ) {
-        let Winograd { sorts: [_, sorts], shift, activation, .. } = *self.winograd;
-        let Self { to, halved, .. } = *self;
+    unsafe fn run<V: Vector>(self) {
+        let Self { run, added } = self;
+        // SAFETY: the instructions are there.
+        let factors = unsafe { Factors::<V>::new(run.winograd.method) };
+        let Winograd { sorts: [_, sorts], shift, activation, .. } = *run.winograd;
+        let Run { to, halved, .. } = *run;
         let granule = TILE * sorts;
-        let blocks = self.winograd.bias.len() / V::LANES;
-        let pitch = self.winograd.pitch(self.tiles());
+        let blocks = run.winograd.bias.len() / V::LANES;
+        let pitch = run.winograd.pitch(run.tiles());
         // SAFETY: sums of all positions are there; only pixels inside the results are written, and what is added is of
         // their size.
         unsafe {
-            for block in 0..self.winograd.padded() / V::LANES {
+            for block in 0..run.winograd.padded() / V::LANES {
                 let (sort, channels) = (block / blocks, block % blocks);
-                let bias = V::load(self.winograd.bias.as_ptr().add(channels * V::LANES));
-                for (row, ty) in self.rows.clone().enumerate() {
-                    let mut sums = self.sums.add(block * pitch + row * self.columns.len() * V::LANES);
+                let bias = V::load(run.winograd.bias.as_ptr().add(channels * V::LANES));
+                for (row, ty) in run.rows.clone().enumerate() {
+                    let mut sums = run.sums.add(block * pitch + row * run.columns.len() * V::LANES);
                     // What lies before the first pixel wraps around, to positions beyond the last one.
                     let top = (ty * granule + sort / sorts).wrapping_sub(shift[0]);
-                    let mut left = (self.columns.start * granule + sort % sorts).wrapping_sub(shift[1]);
+                    let mut left = (run.columns.start * granule + sort % sorts).wrapping_sub(shift[1]);
                     let mut rows = [std::ptr::null_mut(); TILE];
                     let mut terms = [std::ptr::null(); TILE];
                     let mut halves = [std::ptr::null_mut(); TILE];
@@ -519,8 +531,8 @@ impl Run<'_> {
                             }
                         }
                     }
-                    for _ in self.columns.clone() {
-                        let mut y = self.transform_tile::<V, SIDE, TILE>(factors, sums);
+                    for _ in run.columns.clone() {
+                        let mut y = self.tile(factors, sums);
                         for i in 0..TILE {
                             for j in 0..TILE {
                                 let x = left.wrapping_add(j * sorts);
@@ -553,14 +565,12 @@ impl Run<'_> {
             }
         }
     }
+}
 
+impl<const SIDE: usize, const TILE: usize, const ADDS: bool> Outputs<'_, SIDE, TILE, ADDS> {
     /// Aᵀ m A of one tile of a block of channels.
     #[inline(always)]
-    unsafe fn transform_tile<V: Vector, const SIDE: usize, const TILE: usize>(
-        &self,
-        factors: Factors<V>,
-        sums: *const f32,
-    ) -> [[V; TILE]; TILE] {
+    unsafe fn tile<V: Vector>(&self, factors: Factors<V>, sums: *const f32) -> [[V; TILE]; TILE] {
         // SAFETY: as the caller promises.
         unsafe {
             let zero = V::splat(0.0);
@@ -568,7 +578,7 @@ impl Run<'_> {
             for i in 0..SIDE {
                 let mut m = [zero; MOST_SIDE];
                 for j in 0..SIDE {
-                    m[j] = V::load(sums.add((i * SIDE + j) * self.output_panel));
+                    m[j] = V::load(sums.add((i * SIDE + j) * self.run.output_panel));
                 }
                 let m = factors.output::<SIDE, TILE>(m);
                 for j in 0..TILE {
@@ -587,20 +597,27 @@ impl Run<'_> {
             result
         }
     }
+}
 
-    /// The products of all positions.
+/// The products of all positions.
+struct Products<'a, const SIDE: usize> {
+    run: &'a Run<'a>,
+}
+
+impl<const SIDE: usize> Kernel for Products<'_, SIDE> {
     #[inline(always)]
-    unsafe fn multiply<V: Vector, const SIDE: usize>(&self) {
-        let Winograd { parts, weights, .. } = self.winograd;
-        let (padded, channels) = (self.winograd.padded(), self.winograd.input_blocks() * V::LANES);
-        let tiles = self.tiles();
-        let pitch = self.winograd.pitch(tiles);
+    unsafe fn run<V: Vector>(self) {
+        let Self { run } = self;
+        let Winograd { parts, weights, .. } = run.winograd;
+        let (padded, channels) = (run.winograd.padded(), run.winograd.input_blocks() * V::LANES);
+        let tiles = run.tiles();
+        let pitch = run.winograd.pitch(tiles);
         let pieces = tiles.div_ceil(V::PIXELS);
         // SAFETY: groups, pieces and positions lie within weights and panels.
         unsafe {
             for position in 0..SIDE * SIDE {
-                let inputs = self.inputs.add(position * self.input_panel);
-                let sums = self.sums.add(position * self.output_panel);
+                let inputs = run.inputs.add(position * run.input_panel);
+                let sums = run.sums.add(position * run.output_panel);
                 let weights = weights.as_ptr().add(position * channels * padded);
                 for block in (0..padded / V::LANES).step_by(VECTORS) {
                     let vectors = (padded / V::LANES - block).min(VECTORS);
