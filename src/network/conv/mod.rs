@@ -87,6 +87,8 @@ impl TypedOp for Pointwise {
 /// A network that is one program, for images of any size.
 pub(super) struct Own {
     program: Program,
+    /// The same for tall images.
+    tall: Program,
     layouts: Mutex<Vec<([usize; 2], Arc<Layout>)>>,
     arenas: Mutex<Vec<Arena>>,
 }
@@ -100,6 +102,9 @@ pub(super) struct Needs {
     /// Whether the output can take the place of the input.
     pub overwrites: bool,
 }
+
+/// Rows of a tall image.
+const TALL: usize = 2048;
 
 /// Layouts kept.
 const MAX_LAYOUTS: usize = 4;
@@ -120,7 +125,16 @@ impl Own {
             }
             found = Some(program);
         }
-        Ok(found.map(|program| Self { program, layouts: Mutex::default(), arenas: Mutex::default() }))
+        Ok(found.map(|program| Self {
+            tall: program.for_tall(),
+            program,
+            layouts: Mutex::default(),
+            arenas: Mutex::default(),
+        }))
+    }
+
+    fn program(&self, [rows, _]: [usize; 2]) -> &Program {
+        if rows < TALL { &self.program } else { &self.tall }
     }
 
     fn layout(&self, size: [usize; 2]) -> Option<Arc<Layout>> {
@@ -128,7 +142,7 @@ impl Own {
         if let Some((_, layout)) = layouts.iter().find(|(kept, _)| *kept == size) {
             return Some(layout.clone());
         }
-        let layout = Arc::new(Layout::new(&self.program, &[size])?);
+        let layout = Arc::new(Layout::new(self.program(size), &[size])?);
         if layouts.len() >= MAX_LAYOUTS {
             layouts.remove(0);
         }
@@ -152,14 +166,14 @@ impl Own {
     /// Runs it; input and output are C, Y, X. False where the network cannot take this size.
     pub(super) fn run(&self, size: [usize; 2], input: &[f32], output: &mut [f32], manner: Manner) -> bool {
         let Some(layout) = self.layout(size) else { return false };
-        with_arena(&self.arenas, |arena| self.program.run(&layout, arena, &[input], &mut [output], manner));
+        with_arena(&self.arenas, |arena| self.program(size).run(&layout, arena, &[input], &mut [output], manner));
         true
     }
 
     /// Runs it so that the output takes the place of the input. False where that cannot be.
     pub(super) fn run_over(&self, size: [usize; 2], samples: &mut [f32], manner: Manner) -> bool {
         let Some(layout) = self.layout(size).filter(|layout| layout.overwrites) else { return false };
-        with_arena(&self.arenas, |arena| self.program.run_over(&layout, arena, samples, manner));
+        with_arena(&self.arenas, |arena| self.program(size).run_over(&layout, arena, samples, manner));
         true
     }
 

@@ -475,6 +475,32 @@ struct Run<'a> {
 unsafe impl Sync for Run<'_> {}
 
 impl Program {
+    /// The same for tall images: where a step's rows of tiles end, those of the steps before it end too, as far as that can
+    /// be. So no step makes many more rows than are wanted, which would wait in memory; at the top, each may make a row
+    /// of tiles more.
+    pub(super) fn for_tall(&self) -> Self {
+        /// A row and a column far from the borders of an image; there a band ends.
+        const FAR: usize = 1 << 16;
+        let mut program = self.clone();
+        let mut wanted = vec![0; self.tensors.len()];
+        self.outputs.iter().flatten().for_each(|&output| wanted[output] = FAR);
+        for step in program.steps.iter_mut().rev() {
+            let rows = wanted[step.to].max(step.halved.map_or(0, |halved| 2 * wanted[halved]));
+            if rows == 0 {
+                continue;
+            }
+            if let Op::Winograd(winograd, _) = &mut step.op {
+                winograd.end_at(rows, step.halved.is_some());
+            }
+            let end = step.op.whole_rows(rows, FAR);
+            for (index, &source) in step.from.iter().enumerate() {
+                let needed = step.op.needs(index, end - 1..end, isize::MAX as usize).end;
+                wanted[source] = wanted[source].max(needed);
+            }
+        }
+        program
+    }
+
     /// Runs it on inputs of the layout's sizes, C, Y, X. Where the watch says stop, what is in the outputs means nothing.
     ///
     /// # Panics

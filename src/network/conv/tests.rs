@@ -272,6 +272,9 @@ fn winograd_agrees_with_the_definition() {
                 let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?}, {after:?}");
                 let halved = winograd.can_halve() && out.iter().all(|&side| side > 1);
                 halvings += usize::from(halved);
+                if round % 3 > 0 {
+                    winograd.end_at(1 + round, halved);
+                }
                 let (op, sources) = (Op::Winograd(winograd, more), sources.clone());
                 let case = Case { op, sources, added, halved, outputs, isa };
                 let found = case.run(&inputs, size, 1 + round % 3);
@@ -346,10 +349,13 @@ fn transposed_winograd_agrees_with_the_definition() {
                 assert!(precise, "no method for {window:?}");
                 continue;
             };
-            let winograd = Winograd::transposed(isa, method, window, &sources, &weights, &bias);
+            let mut winograd = Winograd::transposed(isa, method, window, &sources, &weights, &bias);
             let what = format!("{isa:?}, {method:?}, {sources:?} to {outputs}, {window:?}, {size:?} to {out:?}");
             let halved = winograd.can_halve() && out.iter().all(|&side| side > 1);
             halvings += usize::from(halved);
+            if round % 3 > 0 {
+                winograd.end_at(1 + round, halved);
+            }
             let (op, sources) = (Op::Winograd(winograd, more), sources.clone());
             let case = Case { op, sources, added, halved, outputs, isa };
             let found = case.run(&inputs, size, 1 + round % 3);

@@ -44,7 +44,7 @@ pub(super) struct Winograd {
     sorts: [usize; 2],
     /// First input pixel under the first tile, along Y and X.
     origin: [isize; 2],
-    /// Pixels of the first tile that lie before the first one of the result.
+    /// Pixels of the first tile that lie before the first one of the result, along Y and X.
     shift: [usize; 2],
     /// Of each source its channels, and whether it is enlarged.
     sources: Vec<(usize, bool)>,
@@ -253,6 +253,11 @@ impl Winograd {
         self.method.tile * self.sorts[1]
     }
 
+    /// Pixels of an input from one tile to the next.
+    fn step(&self) -> usize {
+        samples(self.method.side, self.method.tile)[1] * self.sorts[0]
+    }
+
     /// Tiles that cover these pixels of the result.
     pub(super) fn tiles(&self, axis: usize, pixels: Range<usize>) -> Range<usize> {
         let [start, end] = [pixels.start, pixels.end].map(|pixel| pixel + self.shift[axis]);
@@ -279,6 +284,17 @@ impl Winograd {
     pub(super) fn whole_rows(&self, rows: usize, columns: usize) -> usize {
         let tiles = self.tiles(0, 0..rows).end.next_multiple_of(self.rows_of_tiles(columns));
         if rows == 0 { 0 } else { tiles * self.granule() - self.shift[0] }
+    }
+
+    /// Moves the rows of tiles so that one of them ends where the first `rows` rows of a wide result do, or as soon after
+    /// that as can be: what is enlarged, and what is halved if it is, goes by pairs of pixels.
+    pub(super) fn end_at(&mut self, rows: usize, halved: bool) {
+        let [granule, step] = [self.granule(), self.step()];
+        let pairs = halved || self.sources.iter().any(|source| source.1) || step < granule;
+        let more = self.whole_rows(rows, usize::MAX >> 1) - rows;
+        let shift = (self.shift[0] + if pairs { more & !1 } else { more }) % granule;
+        self.origin[0] += (self.shift[0] * step / granule) as isize - (shift * step / granule) as isize;
+        self.shift[0] = shift;
     }
 
     /// First position of source `index` that tiles see, and the one after the last.
@@ -526,8 +542,9 @@ impl<const SIDE: usize, const TILE: usize, const ADDS: bool> Kernel for Outputs<
                     }
                     if let Some(halved) = halved {
                         for i in 0..TILE / 2 {
-                            if top / 2 + i < halved.size[0] {
-                                halves[i] = halved.row(top / 2 + i).add(channels * halved.block_stride);
+                            let y = ((top as isize) >> 1).wrapping_add_unsigned(i) as usize;
+                            if y < halved.size[0] {
+                                halves[i] = halved.row(y).add(channels * halved.block_stride);
                             }
                         }
                     }
