@@ -47,6 +47,8 @@ pub(super) struct Pixels {
 /// Weights and bias, packed.
 #[derive(Clone, PartialEq)]
 pub(super) struct Direct {
+    /// That it is packed for.
+    isa: Isa,
     pub window: Window,
     /// Channels of each source.
     inputs: Vec<usize>,
@@ -126,12 +128,12 @@ impl Direct {
         }
         let inputs = inputs.to_vec();
         let weights = Arc::new(packed.as_slice().into());
-        Self { window, inputs, outputs, gathered, weights, bias, activation: Activation::None }
+        Self { isa, window, inputs, outputs, gathered, weights, bias, activation: Activation::None }
     }
 
     /// Input columns from the first of a row to the last that is read for so many results, rounded up to whole tiles.
-    pub(super) fn reach(&self, isa: Isa, count: usize) -> isize {
-        let pixels = if self.gathered { GATHERED } else { isa.register_tile().0.min(MOST_PIXELS) };
+    pub(super) fn reach(&self, count: usize) -> isize {
+        let pixels = if self.gathered { GATHERED } else { self.isa.register_tile().0.min(MOST_PIXELS) };
         self.window.end(1, count.next_multiple_of(pixels).max(1) - 1)
     }
 
@@ -140,10 +142,8 @@ impl Direct {
     /// # Safety
     /// The instructions are there. The views are valid and of the lanes that [`lanes_of`] says; their margins cover what
     /// whole tiles of windows read beyond the image; the rows that the row needs are there.
-    #[expect(clippy::too_many_arguments, reason = "what a kernel needs")]
     pub(super) unsafe fn compute(
         &self,
-        isa: Isa,
         sources: &[View],
         to: &View,
         zeros: *const f32,
@@ -151,6 +151,7 @@ impl Direct {
         start: usize,
         pixels: Pixels,
     ) {
+        let isa = self.isa;
         let top = self.window.first(0, y);
         let row = to.row(pixels.row);
         // SAFETY: as the caller promises.
@@ -161,7 +162,7 @@ impl Direct {
                 let neighbours = self.window.stride[1] == 1 && self.window.dilation[1] == 1;
                 for output in 0..self.outputs {
                     let out = row.add(output * to.block_stride + pixels.first);
-                    let row = Plane { direct: self, sources, zeros, top, output, start, out, pixels };
+                    let row = PlaneRow { direct: self, sources, zeros, top, output, start, out, pixels };
                     match self.window.kernel[1] {
                         _ if !vectors => isa.run(Plain(row)),
                         2 if neighbours => isa.run(Gathered::<2>(row)),
@@ -178,11 +179,20 @@ impl Direct {
             while output < self.bias.len() {
                 let vectors = ((self.bias.len() - output) / lanes).min(VECTORS);
                 let out = row.add(output / lanes * to.block_stride + pixels.first * lanes);
-                let row =
-                    Spread { direct: self, sources, zeros, top, output, to_block: to.block_stride, start, out, pixels };
+                let row = SpreadRow {
+                    direct: self,
+                    sources,
+                    zeros,
+                    top,
+                    output,
+                    to_block: to.block_stride,
+                    start,
+                    out,
+                    pixels,
+                };
                 match vectors {
-                    VECTORS => isa.run(Group::<VECTORS>(row)),
-                    _ => isa.run(Group::<1>(row)),
+                    VECTORS => isa.run(Spread::<VECTORS>(row)),
+                    _ => isa.run(Spread::<1>(row)),
                 }
                 output += vectors * lanes;
             }
@@ -191,7 +201,7 @@ impl Direct {
 }
 
 /// One row of an output channel that lies in a plane.
-struct Plane<'a> {
+struct PlaneRow<'a> {
     direct: &'a Direct,
     sources: &'a [View],
     zeros: *const f32,
@@ -206,12 +216,12 @@ struct Plane<'a> {
 
 /// By vectors of input channels. `WIDTH` is the number of taps in a row, if these are neighbours and so are the pixels:
 /// then compilers load each input once for all of them. Otherwise it is 0.
-struct Gathered<'a, const WIDTH: usize>(Plane<'a>);
+struct Gathered<'a, const WIDTH: usize>(PlaneRow<'a>);
 
 impl<const WIDTH: usize> Kernel for Gathered<'_, WIDTH> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Plane { direct, start, out, pixels, .. } = self.0;
+        let PlaneRow { direct, start, out, pixels, .. } = self.0;
         for done in (0..pixels.count).step_by(ACTIVATED) {
             let count = (pixels.count - done).min(ACTIVATED);
             let mut values = [0.0; ACTIVATED];
@@ -235,7 +245,7 @@ impl<const WIDTH: usize> Gathered<'_, WIDTH> {
     /// Sums of `GATHERED` pixels.
     #[inline(always)]
     unsafe fn sums<V: Vector>(&self, x: usize) -> [f32; GATHERED] {
-        let Plane { direct, sources, zeros, top, output, .. } = self.0;
+        let PlaneRow { direct, sources, zeros, top, output, .. } = self.0;
         let Direct { window, weights, bias, outputs, .. } = direct;
         let [height, width] = window.kernel;
         let left = window.first(1, x);
@@ -274,12 +284,12 @@ impl<const WIDTH: usize> Gathered<'_, WIDTH> {
 }
 
 /// Sample by sample, from any lanes.
-struct Plain<'a>(Plane<'a>);
+struct Plain<'a>(PlaneRow<'a>);
 
 impl Kernel for Plain<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Plane { direct, sources, zeros, top, output, start, out, pixels: Pixels { step, count, .. } } = self.0;
+        let PlaneRow { direct, sources, zeros, top, output, start, out, pixels: Pixels { step, count, .. } } = self.0;
         let Direct { window, weights, bias, activation, outputs, .. } = direct;
         let [height, width] = window.kernel;
         let left = window.first(1, start);
@@ -324,7 +334,7 @@ impl Kernel for Plain<'_> {
 }
 
 /// One row of a group of output channels.
-struct Spread<'a> {
+struct SpreadRow<'a> {
     direct: &'a Direct,
     sources: &'a [View],
     zeros: *const f32,
@@ -340,12 +350,12 @@ struct Spread<'a> {
 }
 
 /// By vectors of output channels, so many of them.
-struct Group<'a, const Q: usize>(Spread<'a>);
+struct Spread<'a, const Q: usize>(SpreadRow<'a>);
 
-impl<const Q: usize> Kernel for Group<'_, Q> {
+impl<const Q: usize> Kernel for Spread<'_, Q> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Spread { start, out, pixels, .. } = self.0;
+        let SpreadRow { start, out, pixels, .. } = self.0;
         let most = V::PIXELS.min(MOST_PIXELS);
         let step = pixels.step * V::LANES;
         for done in (0..pixels.count).step_by(most) {
@@ -364,7 +374,7 @@ impl<const Q: usize> Kernel for Group<'_, Q> {
     }
 }
 
-impl Spread<'_> {
+impl SpreadRow<'_> {
     /// The tile of this processor: P16 pixels with vectors of 16 and many registers, P8 or P2 with fewer.
     #[inline(always)]
     unsafe fn tile_of<V: Vector, const P16: usize, const P8: usize, const P2: usize, const Q: usize>(

@@ -106,7 +106,7 @@ pub(super) struct Needs {
 /// Rows of a tall image.
 const TALL: usize = 2048;
 
-/// Layouts kept.
+/// Layouts kept, of runs and of questions what one would need.
 const MAX_LAYOUTS: usize = 4;
 
 impl Own {
@@ -139,13 +139,14 @@ impl Own {
 
     fn layout(&self, size: [usize; 2]) -> Option<Arc<Layout>> {
         let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, layout)) = layouts.iter().find(|(kept, _)| *kept == size) {
-            return Some(layout.clone());
-        }
-        let layout = Arc::new(Layout::new(self.program(size), &[size])?);
+        let layout = match layouts.iter().position(|(kept, _)| *kept == size) {
+            Some(at) => layouts.remove(at).1,
+            None => Arc::new(Layout::new(self.program(size), &[size])?),
+        };
         if layouts.len() >= MAX_LAYOUTS {
             layouts.remove(0);
         }
+        // Who is asked for stays longest.
         layouts.push((size, layout.clone()));
         Some(layout)
     }
@@ -180,6 +181,7 @@ impl Own {
     /// Gives back what runs keep for the next one.
     pub(super) fn release(&self) {
         self.arenas.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.layouts.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Runs it once: of each step its name, what it makes, and the nanoseconds.

@@ -148,18 +148,18 @@ impl Op {
     }
 
     /// Columns of zeros that source `index` needs before its first and after its last column.
-    fn margins(&self, isa: Isa, index: usize, columns: usize, out_columns: usize) -> [usize; 2] {
+    fn margins(&self, index: usize, columns: usize, out_columns: usize) -> [usize; 2] {
         let beyond = |start: isize, end: isize| [-start, end - columns as isize].map(|n| n.max(0) as usize);
         match self {
             Self::Winograd(winograd, _) if winograd.convolves(index) => {
                 let (start, end) = winograd.reach(1, index, winograd.tiles(1, 0..out_columns));
                 beyond(start, end)
             }
-            Self::Direct(direct, _) => beyond(direct.window.first(1, 0), direct.reach(isa, out_columns)),
+            Self::Direct(direct, _) => beyond(direct.window.first(1, 0), direct.reach(out_columns)),
             Self::Transposed { phases, stride, .. } => {
                 let each = phases.iter().map(|phase| {
                     let count = out_columns.div_ceil(stride[1]);
-                    beyond(phase.direct.window.first(1, 0), phase.direct.reach(isa, count))
+                    beyond(phase.direct.window.first(1, 0), phase.direct.reach(count))
                 });
                 each.fold([0, 0], |[a, b], [c, d]| [a.max(c), b.max(d)])
             }
@@ -281,7 +281,7 @@ impl Layout {
         }
         for step in &program.steps {
             for (index, &source) in step.from.iter().enumerate() {
-                let needed = step.op.margins(program.isa, index, sizes[source][1], sizes[step.to][1]);
+                let needed = step.op.margins(index, sizes[source][1], sizes[step.to][1]);
                 margins[source] = [0, 1].map(|side| needed[side].max(margins[source][side]));
             }
         }
@@ -625,7 +625,7 @@ impl Run<'_> {
         let y = task.rows.start + row;
         let columns = step.op.columns(to.size[1], piece[0], piece[1]);
         let isa = self.program.isa;
-        // SAFETY: `Program::run` has checked that the instructions are there; `Layout` has made room for every row,
+        // SAFETY: `Program::run_on` has checked that the instructions are there; `Layout` has made room for every row,
         // margin and scratch that the steps use.
         unsafe {
             match &step.op {
@@ -634,11 +634,11 @@ impl Run<'_> {
                     let scratch = self.scratch.add(thread * self.layout.scratch);
                     let item = [row, piece[0], piece[1]];
                     let target = Target { to, halved: step.halved.map(|halved| &self.views[halved]) };
-                    winograd.compute(isa, from, target, self.zeros, task.rows.clone(), item, scratch);
+                    winograd.compute(from, target, self.zeros, task.rows.clone(), item, scratch);
                 }
                 Op::Direct(direct, _) => {
                     let pixels = Pixels { row: y, first: columns.start, step: 1, count: columns.len() };
-                    direct.compute(isa, from, to, self.zeros, y, columns.start, pixels);
+                    direct.compute(from, to, self.zeros, y, columns.start, pixels);
                 }
                 Op::Transposed { phases, stride, .. } => {
                     for phase in phases.iter().filter(|phase| phase.at[0] == y % stride[0]) {
@@ -646,7 +646,7 @@ impl Run<'_> {
                             .map(|column| column.saturating_sub(phase.at[1]).div_ceil(stride[1]));
                         let first = phase.at[1] + start * stride[1];
                         let pixels = Pixels { row: y, first, step: stride[1], count: end - start };
-                        phase.direct.compute(isa, from, to, self.zeros, y / stride[0], start, pixels);
+                        phase.direct.compute(from, to, self.zeros, y / stride[0], start, pixels);
                     }
                 }
                 Op::Halve => isa.run(view::HalveRow { planes: from, to, y, columns }),

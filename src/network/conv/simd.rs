@@ -77,6 +77,7 @@ impl Isa {
 
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
+        #[inline(never)]
         unsafe fn avx2(kernel: impl Kernel) {
             // SAFETY: as the caller promises.
             unsafe { kernel.run::<Avx2>() }
@@ -84,6 +85,7 @@ impl Isa {
 
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f")]
+        #[inline(never)]
         unsafe fn avx512(kernel: impl Kernel) {
             // SAFETY: as the caller promises.
             unsafe { kernel.run::<Avx512>() }
@@ -129,10 +131,10 @@ pub(super) const SUMS: usize = 8;
 /// Work that is compiled for every set of instructions, each time as a function of its own: where many loops are in one,
 /// compilers choose the registers of each by what the others need.
 pub(super) trait Kernel {
-    /// What is called here is to be inlined, or it is compiled without the instructions.
+    /// It and all that it calls are to be `#[inline(always)]`, or they are compiled without the instructions.
     ///
     /// # Safety
-    /// The instructions are there, and what the kernel says.
+    /// The instructions are there, and what the kernel's fields are promised to be is so.
     unsafe fn run<V: Vector>(self);
 }
 

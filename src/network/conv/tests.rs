@@ -473,7 +473,7 @@ fn direct_kernels_keep_to_their_margins() {
                 };
                 for count in 1..=100 {
                     // One column of margin before the row.
-                    let columns = 1 + direct.reach(isa, count) as usize;
+                    let columns = 1 + direct.reach(count) as usize;
                     let (memory, result) =
                         (Guarded::new((inputs + 16) * columns), Guarded::new((outputs + 16) * count));
                     let mut from = view(memory.end(), inputs, columns);
@@ -481,7 +481,7 @@ fn direct_kernels_keep_to_their_margins() {
                     let to = view(result.end(), outputs, count);
                     let pixels = Pixels { row: 0, first: 0, step: 1, count };
                     // SAFETY: all that the views promise is there.
-                    unsafe { direct.compute(isa, &[from], &to, std::ptr::null(), 0, 0, pixels) }
+                    unsafe { direct.compute(&[from], &to, std::ptr::null(), 0, 0, pixels) }
                 }
             }
         }

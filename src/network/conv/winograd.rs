@@ -55,9 +55,8 @@ pub(super) struct Winograd {
     weights: Arc<Samples>,
     bias: Vec<f32>,
     pub activation: Activation,
-    lanes: usize,
-    /// Tiles of a register tile.
-    pixels: usize,
+    /// That it is packed for.
+    isa: Isa,
     /// Most tiles of a run, and most rows of them.
     run: usize,
     rows: usize,
@@ -159,8 +158,7 @@ impl Winograd {
             weights: Arc::default(),
             bias: vec![],
             activation: Activation::None,
-            lanes: isa.lanes(),
-            pixels: isa.register_tile().0,
+            isa,
             run: 0,
             rows: 1,
         }
@@ -170,14 +168,14 @@ impl Winograd {
     fn with_weights(mut self, side: usize, weights: &[f32], bias: &[f32], tap: impl Fn(usize, usize) -> usize) -> Self {
         let (outputs, inputs) = (bias.len(), self.sources.iter().map(|source| source.0).sum::<usize>());
         assert_eq!(weights.len(), outputs * inputs * side * side, "weights of {outputs} by {inputs} channels");
-        assert!(self.lanes.is_multiple_of(TOGETHER), "outputs that are transformed together lie in one vector");
+        assert!(self.lanes().is_multiple_of(TOGETHER), "outputs that are transformed together lie in one vector");
         let transform = self.method.weights();
         let positions = self.method.side * self.method.side;
         self.bias = bias.to_vec();
-        self.bias.resize(outputs.next_multiple_of(self.lanes), 0.0);
-        let (padded, channels) = (self.padded(), self.input_blocks() * self.lanes);
+        self.bias.resize(outputs.next_multiple_of(self.lanes()), 0.0);
+        let (padded, channels) = (self.padded(), self.input_blocks() * self.lanes());
         let mut packed = vec![0.0; positions * channels * padded];
-        let group = self.lanes * VECTORS;
+        let group = self.lanes() * VECTORS;
         let taps = transform[0].len();
         let mut kernels = vec![[0.0; TOGETHER]; taps * taps];
         let [from, to] = self.sorts;
@@ -208,7 +206,7 @@ impl Winograd {
                                 }
                             }
                         }
-                        channel += count.next_multiple_of(self.lanes);
+                        channel += count.next_multiple_of(self.lanes());
                     }
                     input += count;
                 }
@@ -218,7 +216,8 @@ impl Winograd {
         let panels = if self.weights.len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
         // Whole register tiles.
         let held = positions * (channels + padded);
-        self.run = (panels / held / self.pixels * self.pixels).clamp(self.pixels, MOST_TILES);
+        let (pixels, _) = self.isa.register_tile();
+        self.run = (panels / held / pixels * pixels).clamp(pixels, MOST_TILES);
         self
     }
 
@@ -307,8 +306,12 @@ impl Winograd {
         if self.is_doubled(index) { (start >> 1, (end + 1) >> 1) } else { (start, end) }
     }
 
+    fn lanes(&self) -> usize {
+        self.isa.lanes()
+    }
+
     fn input_blocks(&self) -> usize {
-        self.parts.iter().map(|part| part.0.div_ceil(self.lanes)).sum()
+        self.parts.iter().map(|part| part.0.div_ceil(self.lanes())).sum()
     }
 
     /// All outputs, those of all sorts of pixels, with what fills up vectors.
@@ -318,7 +321,7 @@ impl Winograd {
 
     /// Samples from one block of channels of so many tiles to the next, in a panel.
     fn pitch(&self, tiles: usize) -> usize {
-        odd_lines(tiles * self.lanes)
+        odd_lines(tiles * self.lanes())
     }
 
     /// Samples from one position's panel to the next.
@@ -329,7 +332,7 @@ impl Winograd {
     /// Samples of scratch that a thread needs.
     pub(super) fn scratch(&self) -> usize {
         let positions = self.method.side * self.method.side;
-        positions * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes))
+        positions * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes()))
     }
 
     /// Items of work for so many threads in these rows of a result of so many columns: rows, of several rows of tiles,
@@ -340,7 +343,7 @@ impl Winograd {
         let rows = self.tiles(0, rows).len().div_ceil(together);
         let tiles = self.tiles(1, 0..columns).len();
         let fewest = tiles.div_ceil(self.run / together).max(1);
-        let most = tiles.div_ceil(self.pixels.div_ceil(together)).max(fewest);
+        let most = tiles.div_ceil(self.isa.register_tile().0.div_ceil(together)).max(fewest);
         let kept = fewest.next_multiple_of(threads);
         if kept <= most {
             return [rows, kept];
@@ -368,10 +371,8 @@ impl Winograd {
     /// The instructions are there. The views are valid and of their lanes; what is added is of the result's size, what is
     /// halved of half of it; the margins cover what tiles read beyond the image; the rows that the rows of tiles need are
     /// there; `scratch` has room for [`scratch`](Self::scratch) samples.
-    #[expect(clippy::too_many_arguments, reason = "what a kernel needs")]
     pub(super) unsafe fn compute(
         &self,
-        isa: Isa,
         sources: &[View],
         Target { to, halved }: Target,
         zeros: *const f32,
@@ -382,7 +383,7 @@ impl Winograd {
         let (rows, columns) = (self.tiles(0, rows), self.tiles(1, 0..to.size[1]).len());
         let together = self.rows_of_tiles(to.size[1]);
         let first = rows.start + row * together;
-        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / self.lanes));
+        let (input_panel, output_panel) = (self.panel(self.input_blocks()), self.panel(self.padded() / self.lanes()));
         let run = Run {
             winograd: self,
             to,
@@ -398,13 +399,13 @@ impl Winograd {
         // SAFETY: as the caller promises.
         unsafe {
             match (self.method.side, self.method.tile) {
-                (4, 2) => run.compute::<4, 2>(isa, sources, zeros),
-                (4, _) => run.compute::<4, 3>(isa, sources, zeros),
-                (6, 5) => run.compute::<6, 5>(isa, sources, zeros),
-                (6, _) => run.compute::<6, 4>(isa, sources, zeros),
-                (7, 3) => run.compute::<7, 3>(isa, sources, zeros),
-                (7, _) => run.compute::<7, 6>(isa, sources, zeros),
-                _ => run.compute::<8, 4>(isa, sources, zeros),
+                (4, 2) => run.compute::<4, 2>(sources, zeros),
+                (4, _) => run.compute::<4, 3>(sources, zeros),
+                (6, 5) => run.compute::<6, 5>(sources, zeros),
+                (6, _) => run.compute::<6, 4>(sources, zeros),
+                (7, 3) => run.compute::<7, 3>(sources, zeros),
+                (7, _) => run.compute::<7, 6>(sources, zeros),
+                _ => run.compute::<8, 4>(sources, zeros),
             }
         }
     }
@@ -438,7 +439,8 @@ impl Run<'_> {
         self.rows.len() * self.columns.len()
     }
 
-    unsafe fn compute<const SIDE: usize, const TILE: usize>(&self, isa: Isa, sources: &[View], zeros: *const f32) {
+    unsafe fn compute<const SIDE: usize, const TILE: usize>(&self, sources: &[View], zeros: *const f32) {
+        let isa = self.winograd.isa;
         let (own, added) = sources.split_at(self.winograd.sources.len());
         // SAFETY: as the caller of `Winograd::compute` promises.
         unsafe {
