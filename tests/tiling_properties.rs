@@ -337,9 +337,9 @@ fn a_deep_network_keeps_few_rows_of_each_layer() {
 #[test]
 fn tall_images_need_fewer_rows_at_once() {
     let unet = model(&unet(3, 8));
-    let bytes = |rows| unet.network().memory_bytes([1, rows, 2048], RunOptions::default()) - 4 * 2 * 2048 * rows as u64;
+    let bytes = |rows| unet.network().memory_bytes([1, rows, 2048], RunOptions::default());
     let (usual, tall) = (bytes(2040), bytes(2048));
-    assert!(10 * tall < 7 * usual, "{tall} bytes, {usual} of an image that is a little lower");
+    assert!(5 * tall < 4 * usual, "{tall} bytes, {usual} of an image that is a little lower");
     let image = Image::from_plane(2100, 50, beads(2100, 50, 4)).expect("length fits");
     let tiles = RestoreOptions { tile: Some(400), ..RestoreOptions::default() };
     let found = run(&unet, &image, &untiled()).expect("untiled");
