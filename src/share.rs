@@ -61,8 +61,8 @@ pub(crate) fn beside(helpers: usize, helper: impl Fn() + Sync, own: impl FnOnce(
 }
 
 /// Moves a thread that was just started away from this one's processor. Linux often puts it there where the others have
-/// been idle for some milliseconds, and for 4 ms it waits until this one is interrupted. The thread must be alive: one that
-/// has ended counts as the one that asks.
+/// been idle for a while, and there it waits until this one is interrupted, which takes milliseconds. The thread must be
+/// alive: one that has ended counts as the one that asks.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn start_elsewhere<T>(started: &JoinHandle<T>) {
     use std::os::unix::thread::JoinHandleExt;

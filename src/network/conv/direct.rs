@@ -152,8 +152,11 @@ impl Direct {
         pixels: Pixels,
     ) {
         let isa = self.isa;
-        let top = self.window.first(0, y);
-        let row = to.row(pixels.row);
+        let (top, lanes) = (self.window.first(0, y), to.lanes);
+        let row = |output: usize| {
+            let out = to.row(pixels.row).wrapping_add(output / lanes * to.block_stride + pixels.first * lanes);
+            Row { direct: self, sources, zeros, top, output, start, out, to_block: to.block_stride, pixels }
+        };
         // SAFETY: as the caller promises.
         unsafe {
             if self.gathered {
@@ -161,38 +164,23 @@ impl Direct {
                 // A number of neighbouring taps that is constant makes better code.
                 let neighbours = self.window.stride[1] == 1 && self.window.dilation[1] == 1;
                 for output in 0..self.outputs {
-                    let out = row.add(output * to.block_stride + pixels.first);
-                    let row = PlaneRow { direct: self, sources, zeros, top, output, start, out, pixels };
                     match self.window.kernel[1] {
-                        _ if !vectors => isa.run(Plain(row)),
-                        2 if neighbours => isa.run(Gathered::<2>(row)),
-                        3 if neighbours => isa.run(Gathered::<3>(row)),
-                        5 if neighbours => isa.run(Gathered::<5>(row)),
-                        7 if neighbours => isa.run(Gathered::<7>(row)),
-                        _ => isa.run(Gathered::<0>(row)),
+                        _ if !vectors => isa.run(Plain(row(output))),
+                        2 if neighbours => isa.run(Gathered::<2>(row(output))),
+                        3 if neighbours => isa.run(Gathered::<3>(row(output))),
+                        5 if neighbours => isa.run(Gathered::<5>(row(output))),
+                        7 if neighbours => isa.run(Gathered::<7>(row(output))),
+                        _ => isa.run(Gathered::<0>(row(output))),
                     }
                 }
                 return;
             }
-            let lanes = isa.lanes();
             let mut output = 0;
             while output < self.bias.len() {
                 let vectors = ((self.bias.len() - output) / lanes).min(VECTORS);
-                let out = row.add(output / lanes * to.block_stride + pixels.first * lanes);
-                let row = SpreadRow {
-                    direct: self,
-                    sources,
-                    zeros,
-                    top,
-                    output,
-                    to_block: to.block_stride,
-                    start,
-                    out,
-                    pixels,
-                };
                 match vectors {
-                    VECTORS => isa.run(Spread::<VECTORS>(row)),
-                    _ => isa.run(Spread::<1>(row)),
+                    VECTORS => isa.run(Spread::<VECTORS>(row(output))),
+                    _ => isa.run(Spread::<1>(row(output))),
                 }
                 output += vectors * lanes;
             }
@@ -200,28 +188,31 @@ impl Direct {
     }
 }
 
-/// One row of an output channel that lies in a plane.
-struct PlaneRow<'a> {
+/// What a kernel makes: one row of the result, of an output channel or of a group of them.
+struct Row<'a> {
     direct: &'a Direct,
     sources: &'a [View],
     zeros: *const f32,
     /// First input row.
     top: isize,
+    /// First output channel.
     output: usize,
     /// First window.
     start: usize,
+    /// Where its result goes, and samples from one vector of channels to the next.
     out: *mut f32,
+    to_block: usize,
     pixels: Pixels,
 }
 
 /// By vectors of input channels. `WIDTH` is the number of taps in a row, if these are neighbours and so are the pixels:
 /// then compilers load each input once for all of them. Otherwise it is 0.
-struct Gathered<'a, const WIDTH: usize>(PlaneRow<'a>);
+struct Gathered<'a, const WIDTH: usize>(Row<'a>);
 
 impl<const WIDTH: usize> Kernel for Gathered<'_, WIDTH> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let PlaneRow { direct, start, out, pixels, .. } = self.0;
+        let Row { direct, start, out, pixels, .. } = self.0;
         for done in (0..pixels.count).step_by(ACTIVATED) {
             let count = (pixels.count - done).min(ACTIVATED);
             let mut values = [0.0; ACTIVATED];
@@ -245,7 +236,7 @@ impl<const WIDTH: usize> Gathered<'_, WIDTH> {
     /// Sums of `GATHERED` pixels.
     #[inline(always)]
     unsafe fn sums<V: Vector>(&self, x: usize) -> [f32; GATHERED] {
-        let PlaneRow { direct, sources, zeros, top, output, .. } = self.0;
+        let Row { direct, sources, zeros, top, output, .. } = self.0;
         let Direct { window, weights, bias, outputs, .. } = direct;
         let [height, width] = window.kernel;
         let left = window.first(1, x);
@@ -284,12 +275,12 @@ impl<const WIDTH: usize> Gathered<'_, WIDTH> {
 }
 
 /// Sample by sample, from any lanes.
-struct Plain<'a>(PlaneRow<'a>);
+struct Plain<'a>(Row<'a>);
 
 impl Kernel for Plain<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let PlaneRow { direct, sources, zeros, top, output, start, out, pixels: Pixels { step, count, .. } } = self.0;
+        let Row { direct, sources, zeros, top, output, start, out, pixels: Pixels { step, count, .. }, .. } = self.0;
         let Direct { window, weights, bias, activation, outputs, .. } = direct;
         let [height, width] = window.kernel;
         let left = window.first(1, start);
@@ -333,29 +324,13 @@ impl Kernel for Plain<'_> {
     }
 }
 
-/// One row of a group of output channels.
-struct SpreadRow<'a> {
-    direct: &'a Direct,
-    sources: &'a [View],
-    zeros: *const f32,
-    /// First input row.
-    top: isize,
-    /// First output channel.
-    output: usize,
-    to_block: usize,
-    /// First window.
-    start: usize,
-    out: *mut f32,
-    pixels: Pixels,
-}
-
 /// By vectors of output channels, so many of them.
-struct Spread<'a, const Q: usize>(SpreadRow<'a>);
+struct Spread<'a, const Q: usize>(Row<'a>);
 
 impl<const Q: usize> Kernel for Spread<'_, Q> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let SpreadRow { start, out, pixels, .. } = self.0;
+        let Row { start, out, pixels, .. } = self.0;
         let most = V::PIXELS.min(MOST_PIXELS);
         let step = pixels.step * V::LANES;
         for done in (0..pixels.count).step_by(most) {
@@ -374,7 +349,7 @@ impl<const Q: usize> Kernel for Spread<'_, Q> {
     }
 }
 
-impl SpreadRow<'_> {
+impl Row<'_> {
     /// The tile of this processor: P16 pixels with vectors of 16 and many registers, P8 or P2 with fewer.
     #[inline(always)]
     unsafe fn tile_of<V: Vector, const P16: usize, const P8: usize, const P2: usize, const Q: usize>(

@@ -368,7 +368,7 @@ impl Winograd {
     /// that follow a row's last tile may be read.
     ///
     /// # Safety
-    /// The instructions are there. The views are valid and of their lanes; what is added is of the result's size, what is
+    /// The instructions are there. The views are valid and of its lanes; what is added is of the result's size, what is
     /// halved of half of it; the margins cover what tiles read beyond the image; the rows that the rows of tiles need are
     /// there; `scratch` has room for [`scratch`](Self::scratch) samples.
     pub(super) unsafe fn compute(
