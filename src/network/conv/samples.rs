@@ -13,7 +13,7 @@ pub(super) struct Samples {
 }
 
 /// Samples of a cache line.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 impl Samples {
     /// # Panics

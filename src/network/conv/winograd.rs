@@ -25,8 +25,8 @@
 #![expect(clippy::needless_range_loop, reason = "loops over constants alone are unrolled into registers")]
 
 use super::direct::Window;
-use super::samples::Samples;
-use super::simd::{Isa, Kernel, VECTORS, Vector};
+use super::samples::{LINE, Samples};
+use super::simd::{Isa, Kernel, VECTORS, Vector, fetch};
 use super::transform::{Factors, MINUS_A, MOST_SIDE, Method, pair_rows, samples};
 use super::view::{Activation, View};
 use std::ops::Range;
@@ -650,6 +650,7 @@ impl<const SIDE: usize> Kernel for Products<'_, SIDE> {
                             weights,
                             sums: sums.add(range.start * V::LANES),
                             pitch,
+                            ahead: if piece + 1 == pieces { channels * vectors * V::LANES } else { 0 },
                             only_whole: position / SIDE == MINUS_A || position % SIDE == MINUS_A,
                         };
                         if vectors == VECTORS {
@@ -761,6 +762,8 @@ struct Product<'a> {
     sums: *mut f32,
     /// Samples from one block of channels to the next.
     pitch: usize,
+    /// Samples from weights to those that the next register tile begins with, if it needs others.
+    ahead: usize,
     /// Whether transforms of enlarged sources are zero here.
     only_whole: bool,
 }
@@ -796,6 +799,8 @@ impl Product<'_> {
         unsafe {
             let mut sums = [[V::splat(0.0); Q]; P];
             let (mut inputs, mut weights) = (self.inputs, self.weights);
+            // Of a known number of rounds compilers make one long one, for which registers do not suffice.
+            let lanes = std::hint::black_box(V::LANES);
             for &(channels, doubled) in self.parts {
                 let blocks = channels.div_ceil(V::LANES);
                 if doubled && self.only_whole {
@@ -804,12 +809,18 @@ impl Product<'_> {
                     continue;
                 }
                 for _ in 0..blocks {
-                    for lane in 0..V::LANES {
+                    for lane in 0..lanes {
                         let mut factors = [V::splat(0.0); Q];
                         for q in 0..Q {
                             factors[q] = V::load(weights.add(q * V::LANES));
+                            if q * V::LANES % LINE == 0 {
+                                fetch(weights.wrapping_add(self.ahead + q * V::LANES));
+                            }
                         }
                         weights = weights.add(Q * V::LANES);
+                        if V::LANES == LINE {
+                            fetch(inputs.wrapping_add(self.pitch + lane * LINE));
+                        }
                         for p in 0..P {
                             let input = V::splat(*inputs.add(p * V::LANES + lane));
                             for q in 0..Q {
