@@ -70,7 +70,9 @@ const KEPT_WEIGHTS: usize = 256 << 10;
 const MOST_PANEL_SAMPLES: usize = 256 << 10;
 /// Most tiles of a run.
 const MOST_TILES: usize = 128;
-/// Most rows of tiles of a run, of a network whose weights no cache keeps.
+/// Most rows of tiles of a run: more than one where rows are short, as threads meet after each task.
+const USUAL_ROWS: usize = 2;
+/// The same of a network whose weights no cache keeps.
 const MOST_ROWS: usize = 4;
 
 impl Winograd {
@@ -160,7 +162,7 @@ impl Winograd {
             activation: Activation::None,
             isa,
             run: 0,
-            rows: 1,
+            rows: USUAL_ROWS,
         }
     }
 
