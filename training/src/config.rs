@@ -569,7 +569,7 @@ impl Default for Train {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// bf16 on CUDA and on processors with AMX or AVX-512 instructions for it, else f32.
+    /// bf16 on CUDA, on Intel's processors with AMX, and on AMD's with AVX-512 instructions for it; else f32.
     Auto,
     /// 32-bit floats.
     F32,

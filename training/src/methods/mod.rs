@@ -154,15 +154,31 @@ pub fn training_kind(precision: Precision, device: Device) -> Kind {
     match precision {
         Precision::F32 => Kind::Float,
         Precision::Bf16 => Kind::BFloat16,
-        Precision::Auto if device.is_cuda() || cpu_has_bf16() => Kind::BFloat16,
+        Precision::Auto if device.is_cuda() || is_faster_in_bf16(&cpu()) => Kind::BFloat16,
         Precision::Auto => Kind::Float,
     }
 }
 
-/// Whether the processor multiplies bf16 in hardware. Read from Linux's list of flags; elsewhere the answer is no.
-fn cpu_has_bf16() -> bool {
-    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    flags.split_ascii_whitespace().any(|flag| flag == "amx_bf16" || flag == "avx512_bf16")
+/// What Linux says of the processor; elsewhere nothing.
+fn cpu() -> String {
+    std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
+}
+
+/// Whether a processor of this `/proc/cpuinfo` trains faster in bf16: Intel's with AMX do, AMD's with AVX-512 BF16 too,
+/// but not Intel's with AVX-512 BF16 alone, as virtual machines show them.
+fn is_faster_in_bf16(cpuinfo: &str) -> bool {
+    let has = |word: &str| cpuinfo.split_ascii_whitespace().any(|other| other == word);
+    has("amx_bf16") || has("avx512_bf16") && has("AuthenticAMD")
+}
+
+#[test]
+fn bf16_is_for_processors_that_are_faster_in_it() {
+    let cpuinfo = |vendor: &str, flags: &str| format!("vendor_id\t: {vendor}\nflags\t\t: fma {flags} avx2\n");
+    assert!(is_faster_in_bf16(&cpuinfo("GenuineIntel", "avx512_bf16 amx_bf16")));
+    assert!(is_faster_in_bf16(&cpuinfo("AuthenticAMD", "avx512_bf16")));
+    assert!(!is_faster_in_bf16(&cpuinfo("GenuineIntel", "avx512_bf16")));
+    assert!(!is_faster_in_bf16(&cpuinfo("AuthenticAMD", "avx512f")));
+    assert!(!is_faster_in_bf16(""));
 }
 
 /// For the tests of methods.
