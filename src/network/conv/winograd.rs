@@ -74,6 +74,9 @@ const MOST_TILES: usize = 128;
 const USUAL_ROWS: usize = 2;
 /// The same of a network whose weights no cache keeps.
 const MOST_ROWS: usize = 4;
+/// Columns of tiles that a run of several rows has at least: at the start of each row, pixels are read that its tiles do
+/// not share with others.
+const LEAST_COLUMNS: usize = 6;
 
 impl Winograd {
     /// The method for a convolution or a transposed one, whose inputs may count as enlarged, if there is one.
@@ -278,7 +281,7 @@ impl Winograd {
 
     /// Rows of tiles that are worked on together in a result of so many columns.
     fn rows_of_tiles(&self, columns: usize) -> usize {
-        (MOST_TILES / self.tiles(1, 0..columns).len().max(1)).clamp(1, self.rows.min(self.run))
+        (MOST_TILES / self.tiles(1, 0..columns).len().max(1)).clamp(1, self.rows.min(self.run / LEAST_COLUMNS).max(1))
     }
 
     /// The end of the last tile of those that cover so many rows, and are made together with them.
