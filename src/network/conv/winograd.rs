@@ -823,6 +823,7 @@ impl Product<'_> {
                             }
                         }
                         weights = weights.add(Q * V::LANES);
+                        // Of the next block a line for each tile; narrower vectors have no time left for it.
                         if V::LANES == LINE {
                             fetch(inputs.wrapping_add(self.pitch + lane * LINE));
                         }
