@@ -68,8 +68,8 @@ pub(super) struct Phase {
 
 /// Most columns of a row that are an item of work.
 const MOST_COLUMNS: usize = 336;
-/// They are a multiple of these: whole register tiles and vectors for all sets of instructions.
-const COLUMNS: usize = 48;
+/// They are a multiple of these: whole lines of a cache, and as even parts for the threads as can be.
+const COLUMNS: usize = 16;
 
 impl Op {
     /// Sides of the result.
