@@ -2,8 +2,8 @@
 //! the kernel that suits it: Winograd's method where there is one for its shape, else the definition.
 
 use super::build::{Builder, Plane, Value, floats, image, triple};
-use super::direct::{Direct, Window, lanes_of};
-use super::program::{MOST_SOURCES, Op, Phase};
+use super::direct::{self, Direct, Window, lanes_of};
+use super::program::{MOST_SOURCES, Op};
 use super::transform::Method;
 use super::winograd::Winograd;
 use std::collections::HashMap;
@@ -103,8 +103,6 @@ impl Builder {
         Ok(Some(result))
     }
 
-    /// Output o gets taps k of input i where o = i stride + k − before, so that outputs of one remainder see every
-    /// stride-th tap, in reverse: an ordinary convolution each.
     pub(super) fn transposed(
         &mut self,
         model: &TypedModel,
@@ -146,34 +144,8 @@ impl Builder {
             return Ok(Some(vec![vec![(self.step(&node.name, op, from, outputs), false)]]));
         }
         let channels: Vec<usize> = from.iter().map(|&tensor| self.program.tensors[tensor].channels).collect();
-        // Of each remainder of o + before: first output, taps, and inputs before the first one.
-        let phases = |axis: usize| {
-            (0..stride[axis]).map(move |remainder| {
-                let taps = (remainder..kernel[axis]).step_by(stride[axis]).count();
-                let first = before[axis].saturating_sub(remainder).div_ceil(stride[axis]);
-                let at = first * stride[axis] + remainder - before[axis];
-                (remainder, at, taps, taps as isize - 1 - first as isize)
-            })
-        };
-        let mut list = vec![];
-        for (y, at_y, rows, before_y) in phases(0) {
-            for (x, at_x, columns, before_x) in phases(1) {
-                let mut part = Vec::with_capacity(outputs * inputs * rows * columns);
-                for channels in 0..outputs * inputs {
-                    for ky in (0..rows).rev() {
-                        for kx in (0..columns).rev() {
-                            let tap = (y + ky * stride[0]) * kernel[1] + x + kx * stride[1];
-                            part.push(weights[channels * kernel[0] * kernel[1] + tap]);
-                        }
-                    }
-                }
-                let window =
-                    Window { kernel: [rows, columns], stride: [1, 1], dilation: [1, 1], before: [before_y, before_x] };
-                let direct = Direct::new(self.program.isa, window, &channels, &part, &bias);
-                list.push(Phase { at: [at_y, at_x], direct });
-            }
-        }
-        let op = Op::Transposed { phases: list, stride, more };
+        let phases = direct::transposed(self.program.isa, window, &channels, &weights, &bias);
+        let op = Op::Transposed { phases, stride, more };
         Ok(Some(vec![vec![(self.step(&node.name, op, from, outputs), false)]]))
     }
 }

@@ -6,9 +6,11 @@
 //! planes and results in planes are left to a plain loop: no network has many such.
 //!
 //! A transposed convolution of stride s is s² ordinary ones, each of which makes every s-th pixel of every s-th row.
+//! *Paired*: where the stride is 2 and four columns of taps are gathered, the two that share a row are made together, as
+//! their windows share two of three columns of the input.
 
 use super::samples::Samples;
-use super::simd::{Isa, Kernel, SUMS, VECTORS, Vector};
+use super::simd::{Isa, Kernel, SUMS, VECTORS, Vector, fetch};
 use super::view::{Activation, View};
 use std::sync::Arc;
 
@@ -55,11 +57,21 @@ pub(super) struct Direct {
     pub outputs: usize,
     /// Whether the result lies in planes.
     gathered: bool,
+    /// Whether a window has two results, side by side: the first of its columns 0 and 1, the second of 1 and 2.
+    paired: bool,
     /// Spread: [group of up to `VECTORS` vectors of outputs][row][source and its channel][column][output];
-    /// gathered: [output][row][source and its block of channels][column][lane]; plain: as gathered, one lane.
+    /// gathered: [output][row][source and its block of channels][column][lane]; plain: as gathered, one lane; paired: as
+    /// gathered, [result][its column] in the place of columns.
     weights: Arc<Samples>,
     bias: Vec<f32>,
     pub activation: Activation,
+}
+
+/// The pixels of a transposed convolution whose position leaves `at` of the stride; where they are paired, all of a row.
+#[derive(Clone, PartialEq)]
+pub(super) struct Phase {
+    pub at: [usize; 2],
+    pub direct: Direct,
 }
 
 /// Most channels of a tensor that lies in planes.
@@ -68,6 +80,8 @@ pub(super) const MOST_PLANES: usize = 4;
 const MOST_PIXELS: usize = 8;
 /// Pixels that are summed up together by gathering.
 const GATHERED: usize = SUMS;
+/// Columns of a window of two results.
+const PAIRED: usize = 3;
 /// Pixels whose sums go through the activation together.
 const ACTIVATED: usize = 8 * GATHERED;
 
@@ -128,12 +142,27 @@ impl Direct {
         }
         let inputs = inputs.to_vec();
         let weights = Arc::new(packed.as_slice().into());
-        Self { isa, window, inputs, outputs, gathered, weights, bias, activation: Activation::None }
+        Self { isa, window, inputs, outputs, gathered, paired: false, weights, bias, activation: Activation::None }
     }
 
-    /// Input columns from the first of a row to the last that is read for so many results, rounded up to whole tiles.
+    /// Two results of few channels at each window of three columns. `weights` in the order output, input channel, row,
+    /// result, its column.
+    fn paired(isa: Isa, window: Window, inputs: &[usize], weights: &[f32], bias: &[f32]) -> Self {
+        let [height, width] = window.kernel;
+        assert_eq!((width, lanes_of(isa, bias.len())), (PAIRED, 1), "columns, and lanes of the result");
+        let taps = Window { kernel: [height, 2 * (PAIRED - 1)], ..window };
+        Self { window, paired: true, ..Self::new(isa, taps, inputs, weights, bias) }
+    }
+
+    /// Results of each window along X.
+    pub(super) fn results(&self) -> usize {
+        1 + usize::from(self.paired)
+    }
+
+    /// Input columns from the first of a row to the last that is read for so many windows, rounded up to whole tiles.
     pub(super) fn reach(&self, count: usize) -> isize {
-        let pixels = if self.gathered { GATHERED } else { self.isa.register_tile().0.min(MOST_PIXELS) };
+        let pixels =
+            if self.gathered { GATHERED / self.results() } else { self.isa.register_tile().0.min(MOST_PIXELS) };
         self.window.end(1, count.next_multiple_of(pixels).max(1) - 1)
     }
 
@@ -166,6 +195,7 @@ impl Direct {
                 for output in 0..self.outputs {
                     match self.window.kernel[1] {
                         _ if !vectors => isa.run(Plain(row(output))),
+                        _ if self.paired => isa.run(Paired(row(output))),
                         2 if neighbours => isa.run(Gathered::<2>(row(output))),
                         3 if neighbours => isa.run(Gathered::<3>(row(output))),
                         5 if neighbours => isa.run(Gathered::<5>(row(output))),
@@ -186,6 +216,56 @@ impl Direct {
             }
         }
     }
+}
+
+/// A transposed convolution; `window.before` pixels of its result are cut off. Output o gets taps k of input i where
+/// o = i stride + k − before, so that outputs of one remainder see every stride-th tap, in reverse: an ordinary
+/// convolution each. `weights` in the order output, input channel, row, column.
+pub(super) fn transposed(isa: Isa, window: Window, inputs: &[usize], weights: &[f32], bias: &[f32]) -> Vec<Phase> {
+    let Window { kernel, stride, before, .. } = window;
+    // Of each remainder of o + before: first output, inputs before that of its first tap, and taps in the order of
+    // their inputs.
+    let phases = |axis: usize| {
+        let (kernel, stride, before) = (kernel[axis], stride[axis], before[axis].unsigned_abs());
+        let phase = |remainder: usize| {
+            let taps: Vec<usize> = (remainder..kernel).step_by(stride).rev().collect();
+            let first = before.saturating_sub(remainder).div_ceil(stride);
+            (first * stride + remainder - before, taps.len() as isize - 1 - first as isize, taps)
+        };
+        let mut phases: Vec<_> = (0..stride).map(phase).collect();
+        phases.sort_unstable();
+        phases
+    };
+    let [rows, mut columns] = [phases(0), phases(1)];
+    // With an even number before, both would see the same columns.
+    let paired = (stride[1], kernel[1], before[1] % 2) == (2, 4, 1)
+        && lanes_of(isa, bias.len()) == 1
+        && inputs.iter().all(|&channels| lanes_of(isa, channels) > 1);
+    if paired {
+        let (_, _, taps) = columns.remove(1);
+        columns[0].2.extend(taps);
+    }
+    let mut list = vec![];
+    for (at_y, before_y, rows) in &rows {
+        for (at_x, before_x, columns) in &columns {
+            let mut part = vec![];
+            for weights in weights.chunks(kernel[0] * kernel[1]) {
+                for row in rows {
+                    part.extend(columns.iter().map(|column| weights[row * kernel[1] + column]));
+                }
+            }
+            let width = if paired { PAIRED } else { columns.len() };
+            let window = Window {
+                kernel: [rows.len(), width],
+                stride: [1, 1],
+                dilation: [1, 1],
+                before: [*before_y, *before_x],
+            };
+            let new = if paired { Direct::paired } else { Direct::new };
+            list.push(Phase { at: [*at_y, *at_x], direct: new(isa, window, inputs, &part, bias) });
+        }
+    }
+    list
 }
 
 /// What a kernel makes: one row of the result, of an output channel or of a group of them.
@@ -212,7 +292,16 @@ struct Gathered<'a, const WIDTH: usize>(Row<'a>);
 impl<const WIDTH: usize> Kernel for Gathered<'_, WIDTH> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Row { direct, start, out, pixels, .. } = self.0;
+        // SAFETY: as the caller of `compute` promises.
+        self.0.gather(|done| unsafe { self.sums::<V>(self.0.start + done) });
+    }
+}
+
+impl Row<'_> {
+    /// Writes the results, `GATHERED` at a time: `sums` has so many from a number on.
+    #[inline(always)]
+    fn gather(&self, sums: impl Fn(usize) -> [f32; GATHERED]) {
+        let Row { direct, out, pixels, .. } = *self;
         for done in (0..pixels.count).step_by(ACTIVATED) {
             let count = (pixels.count - done).min(ACTIVATED);
             let mut values = [0.0; ACTIVATED];
@@ -220,12 +309,11 @@ impl<const WIDTH: usize> Kernel for Gathered<'_, WIDTH> {
                 if group * GATHERED >= count {
                     break;
                 }
-                // SAFETY: as the caller of `compute` promises.
-                *values = unsafe { self.sums::<V>(start + done + group * GATHERED) };
+                *values = sums(done + group * GATHERED);
             }
             direct.activation.apply_all(&mut values);
             for (p, value) in values[..count].iter().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: as the caller of `compute` promises.
                 unsafe { *out.add((done + p) * pixels.step) = *value };
             }
         }
@@ -260,6 +348,65 @@ impl<const WIDTH: usize> Gathered<'_, WIDTH> {
                             weights = weights.add(V::LANES);
                             for (p, sum) in sums.iter_mut().enumerate() {
                                 *sum = V::load(samples.add(p * pixel)).times_plus(factor, *sum);
+                            }
+                        }
+                    }
+                }
+            }
+            let mut values = V::sums(sums);
+            for value in &mut values {
+                *value += bias[output];
+            }
+            values
+        }
+    }
+}
+
+/// By vectors of input channels, two results of each window.
+struct Paired<'a>(Row<'a>);
+
+impl Kernel for Paired<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: as the caller of `compute` promises.
+        self.0.gather(|done| unsafe { self.sums::<V>(self.0.start + done / 2) });
+    }
+}
+
+impl Paired<'_> {
+    /// Both sums of each of `GATHERED / 2` windows. Every input is loaded once for all that see it.
+    #[inline(always)]
+    unsafe fn sums<V: Vector>(&self, x: usize) -> [f32; GATHERED] {
+        const WINDOWS: usize = GATHERED / 2;
+        let Row { direct, sources, zeros, top, output, .. } = self.0;
+        let Direct { window, weights, bias, outputs, .. } = direct;
+        let left = window.first(1, x);
+        // SAFETY: as the caller of `compute` promises.
+        unsafe {
+            let mut sums = [V::splat(0.0); GATHERED];
+            let mut weights = weights.as_ptr().add(output * (weights.len() / outputs));
+            for ky in 0..window.kernel[0] {
+                let y = top + (ky * window.dilation[0]) as isize;
+                for source in sources {
+                    let row = source.row_or(y, zeros);
+                    for block in 0..source.blocks() {
+                        let samples = row.add(block * source.block_stride).offset(left * V::LANES as isize);
+                        let mut inputs = [V::splat(0.0); WINDOWS + PAIRED - 1];
+                        for (column, input) in inputs.iter_mut().enumerate() {
+                            *input = V::load(samples.add(column * V::LANES));
+                        }
+                        // Those of the next windows, which the second cache has.
+                        for column in 0..WINDOWS {
+                            fetch(samples.wrapping_add((WINDOWS + PAIRED - 1 + column) * V::LANES));
+                        }
+                        for result in 0..2 {
+                            for kx in 0..PAIRED - 1 {
+                                let factor = V::load(weights);
+                                weights = weights.add(V::LANES);
+                                for p in 0..WINDOWS {
+                                    let sum = &mut sums[2 * p + result];
+                                    *sum = inputs[p + result + kx].times_plus(factor, *sum);
+                                }
                             }
                         }
                     }

@@ -7,7 +7,7 @@
 //! work of every step; who does what changes no bit, since each sample is computed by one thread in one way.
 
 use super::Watch;
-use super::direct::{Direct, Pixels};
+use super::direct::{Direct, Phase, Pixels};
 use super::samples::Samples;
 use super::simd::Isa;
 use super::team::Team;
@@ -57,13 +57,6 @@ pub(super) enum Op {
     Map(Activation),
     /// Reflected borders: before and after, along Y and X.
     Reflect([usize; 2], [usize; 2]),
-}
-
-/// The pixels of a transposed convolution whose position leaves `at` of the stride.
-#[derive(Clone, PartialEq)]
-pub(super) struct Phase {
-    pub at: [usize; 2],
-    pub direct: Direct,
 }
 
 /// Most columns of a row that are an item of work.
@@ -646,11 +639,13 @@ impl Run<'_> {
                 }
                 Op::Transposed { phases, stride, .. } => {
                     for phase in phases.iter().filter(|phase| phase.at[0] == y % stride[0]) {
+                        // Pixels from one of the phase to the next, and their numbers.
+                        let step = stride[1] / phase.direct.results();
                         let [start, end] = [columns.start, columns.end]
-                            .map(|column| column.saturating_sub(phase.at[1]).div_ceil(stride[1]));
-                        let first = phase.at[1] + start * stride[1];
-                        let pixels = Pixels { row: y, first, step: stride[1], count: end - start };
-                        phase.direct.compute(from, to, self.zeros, y / stride[0], start, pixels);
+                            .map(|column| column.saturating_sub(phase.at[1]).div_ceil(step));
+                        let pixels = Pixels { row: y, first: phase.at[1] + start * step, step, count: end - start };
+                        let window = start / phase.direct.results();
+                        phase.direct.compute(from, to, self.zeros, y / stride[0], window, pixels);
                     }
                 }
                 Op::Halve => isa.run(view::HalveRow { planes: from, to, y, columns }),

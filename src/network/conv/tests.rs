@@ -1,7 +1,7 @@
 //! Every kernel, for every set of instructions that this processor has, against a sum in f64 over single samples.
 
 use super::Watch;
-use super::direct::{Direct, Window, lanes_of};
+use super::direct::{Direct, Window, lanes_of, transposed};
 use super::program::{Arena, Layout, Manner, Op, Program, Step, Tensor};
 use super::simd::Isa;
 use super::transform::Method;
@@ -414,6 +414,50 @@ fn direct_convolutions_agree_with_the_definition() {
     }
 }
 
+#[test]
+fn transposed_convolutions_agree_with_the_definition() {
+    let mut random = Pcg64::seed_from_u64(9);
+    let mut paired = 0;
+    for round in 0..120 {
+        let mut side = |least: usize, most: usize| [0, 1].map(|_| random.random_range(least..=most));
+        let (kernel, stride) = if round % 2 == 0 { ([4, 4], [2, 2]) } else { (side(1, 6), side(1, 3)) };
+        let (before, after, adjust) = (side(0, 3), side(0, 2), side(0, 1));
+        let mut size = side(3, if round % 7 == 0 { 350 } else { 30 });
+        size[0] = size[0].min(30);
+        let channels = |random: &mut Pcg64| {
+            let most = [3, 8, 20, 40][random.random_range(0..4)];
+            random.random_range(1..=most)
+        };
+        let outputs = channels(&mut random);
+        let sources: Vec<usize> = (0..random.random_range(1..=2)).map(|_| channels(&mut random)).collect();
+        let all: usize = sources.iter().sum();
+        let (weights, bias) = (noise(&mut random, outputs * all * kernel[0] * kernel[1]), noise(&mut random, outputs));
+        let inputs: Vec<Vec<f32>> =
+            sources.iter().map(|&channels| noise(&mut random, channels * size[0] * size[1])).collect();
+        let window = Window { kernel, stride, dilation: [1, 1], before: before.map(|n: usize| n as isize) };
+        let more = [0, 1].map(|axis| (kernel[axis] + adjust[axis]) as isize - (before[axis] + after[axis]) as isize);
+        let out = [0, 1].map(|axis| ((size[axis] - 1) * stride[axis]).saturating_add_signed(more[axis]));
+        if out.contains(&0) {
+            continue;
+        }
+        let activation = ACTIVATIONS[round % 3];
+        let expected = transposed_oracle(&inputs.concat(), size, window, out, &weights, &bias);
+        let expected: Vec<f64> = expected.into_iter().map(|value| activated(value, activation)).collect();
+        for isa in isas() {
+            let mut phases = transposed(isa, window, &sources, &weights, &bias);
+            phases.iter_mut().for_each(|phase| phase.direct.activation = activation);
+            paired += usize::from(phases.iter().any(|phase| phase.direct.results() == 2));
+            let sources: Vec<(usize, bool)> = sources.iter().map(|&channels| (channels, false)).collect();
+            let what = format!("{isa:?}, {sources:?} to {outputs}, {window:?}, {size:?} to {out:?}");
+            let op = Op::Transposed { phases, stride, more };
+            let case = Case { op, sources, added: None, halved: false, outputs, isa };
+            let found = case.run(&inputs, size, 1 + round % 3);
+            assert_close(&what, &found, &expected, all * kernel[0] * kernel[1], 2e-7);
+        }
+    }
+    assert!(paired > 0, "no results were paired");
+}
+
 /// Memory that lies before a page which nobody may read.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 struct Guarded {
@@ -459,21 +503,27 @@ fn direct_kernels_keep_to_their_margins() {
     for isa in isas() {
         for (inputs, outputs) in [(3, 20), (8, 20), (16, 2), (40, 40)] {
             for (width, stride, dilation) in
-                [(1, 1, 1), (2, 1, 1), (3, 1, 1), (5, 1, 1), (7, 1, 1), (3, 1, 2), (4, 3, 1)]
+                [(1, 1, 1), (2, 1, 1), (3, 1, 1), (5, 1, 1), (7, 1, 1), (3, 1, 2), (4, 3, 1), (4, 2, 1)]
             {
                 let window =
                     Window { kernel: [1, width], stride: [1, stride], dilation: [1, dilation], before: [0, 1] };
                 let weights = vec![1.0; inputs * outputs * width];
-                let direct = Direct::new(isa, window, &[inputs], &weights, &vec![0.0; outputs]);
+                let bias = vec![0.0; outputs];
+                let mut direct = Direct::new(isa, window, &[inputs], &weights, &bias);
+                if (width, stride, lanes_of(isa, inputs) > 1, lanes_of(isa, outputs)) == (4, 2, true, 1) {
+                    let window = Window { kernel: [1, 4], stride: [1, 2], dilation: [1, 1], before: [0, 1] };
+                    direct = transposed(isa, window, &[inputs], &weights, &bias).remove(0).direct;
+                    assert_eq!(direct.results(), 2);
+                }
                 let view = |end: *mut f32, channels: usize, columns: usize| {
                     let lanes = lanes_of(isa, channels);
                     let (blocks, block_stride) = (channels.div_ceil(lanes), columns * lanes);
                     let base = end.wrapping_sub(blocks * block_stride);
                     View { base, slots: 1, size: [1, columns], channels, lanes, row_stride: 0, block_stride }
                 };
-                for count in 1..=100 {
+                for count in 1..=100_usize {
                     // One column of margin before the row.
-                    let columns = 1 + direct.reach(count) as usize;
+                    let columns = 1 + direct.reach(count.div_ceil(direct.results())) as usize;
                     let (memory, result) =
                         (Guarded::new((inputs + 16) * columns), Guarded::new((outputs + 16) * count));
                     let mut from = view(memory.end(), inputs, columns);
