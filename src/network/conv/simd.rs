@@ -6,6 +6,8 @@
 use std::arch::aarch64::float32x4x2_t;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
+use std::hint::black_box;
+use std::mem::MaybeUninit;
 
 /// A set of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +71,18 @@ impl Isa {
     /// The instructions are there ([`is_here`](Self::is_here)), and what the kernel asks for.
     #[inline]
     pub(super) unsafe fn run(self, kernel: impl Kernel) {
+        /// Where it is called, the stack begins with a line of the cache. Compilers leave it aligned to 16 bytes, and then
+        /// vectors that registers do not hold lie in two lines.
+        #[inline(always)]
+        fn align_stack() {
+            #[repr(align(64))]
+            struct Line;
+            black_box(&MaybeUninit::<Line>::uninit());
+        }
+
         #[inline(never)]
         unsafe fn usual<V: Vector>(kernel: impl Kernel) {
+            align_stack();
             // SAFETY: as the caller promises.
             unsafe { kernel.run::<V>() }
         }
@@ -79,6 +91,7 @@ impl Isa {
         #[target_feature(enable = "avx2,fma")]
         #[inline(never)]
         unsafe fn avx2(kernel: impl Kernel) {
+            align_stack();
             // SAFETY: as the caller promises.
             unsafe { kernel.run::<Avx2>() }
         }
@@ -87,6 +100,7 @@ impl Isa {
         #[target_feature(enable = "avx512f")]
         #[inline(never)]
         unsafe fn avx512(kernel: impl Kernel) {
+            align_stack();
             // SAFETY: as the caller promises.
             unsafe { kernel.run::<Avx512>() }
         }
