@@ -4,6 +4,10 @@
 
 use bytemuck::Zeroable;
 
+/// Bytes of a large page of x86-64, and of arm64 with ordinary pages of 4 KB. Where they have another size, the system
+/// gives what it can.
+pub(crate) const LARGE_PAGE: usize = 2 << 20;
+
 /// The system has not so much memory.
 #[derive(Debug)]
 pub(crate) struct OutOfMemory;
@@ -17,11 +21,9 @@ pub(crate) fn zeros<T: Zeroable>(len: usize) -> Result<Vec<T>, OutOfMemory> {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn ask_for_large_pages<T>(memory: &mut [T]) {
-    /// Those of x86-64, and of arm64 with ordinary pages of 4 KB. Of another size, the system gives what it can.
-    const LARGE: usize = 2 << 20;
     let range = memory.as_mut_ptr_range();
-    let start = range.start.addr().next_multiple_of(LARGE);
-    let end = range.end.addr() / LARGE * LARGE;
+    let start = range.start.addr().next_multiple_of(LARGE_PAGE);
+    let end = range.end.addr() / LARGE_PAGE * LARGE_PAGE;
     if start < end {
         let from = range.start.with_addr(start).cast();
         // SAFETY: whole pages of this memory, of which only how it is kept changes. A refusal leaves ordinary pages.

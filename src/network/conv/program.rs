@@ -322,7 +322,7 @@ impl Layout {
 
     /// Bytes of an arena for so many threads.
     pub(super) fn bytes(&self, threads: usize) -> u64 {
-        4 * (self.samples as u64 + self.scratch as u64 * threads as u64)
+        Samples::bytes(self.samples + self.scratch * threads)
     }
 }
 
