@@ -636,7 +636,9 @@ impl<const SIDE: usize> Kernel for Products<'_, SIDE> {
         let (padded, channels) = (run.winograd.padded(), run.winograd.input_blocks() * V::LANES);
         let tiles = run.tiles();
         let pitch = run.winograd.pitch(tiles);
+        // Register tiles, and how many of them are wider by one.
         let pieces = tiles.div_ceil(V::PIXELS);
+        let (width, wider) = (tiles / pieces.max(1), tiles % pieces.max(1));
         // SAFETY: groups, pieces and positions lie within weights and panels.
         unsafe {
             for position in 0..SIDE * SIDE {
@@ -647,22 +649,24 @@ impl<const SIDE: usize> Kernel for Products<'_, SIDE> {
                     let vectors = (padded / V::LANES - block).min(VECTORS);
                     let weights = weights.add(block * V::LANES * channels);
                     let sums = sums.add(block * pitch);
+                    let mut start = 0;
                     for piece in 0..pieces {
-                        let range = tiles * piece / pieces..tiles * (piece + 1) / pieces;
+                        let width = width + usize::from(piece < wider);
                         let work = Product {
                             parts,
-                            inputs: inputs.add(range.start * V::LANES),
+                            inputs: inputs.add(start * V::LANES),
                             weights,
-                            sums: sums.add(range.start * V::LANES),
+                            sums: sums.add(start * V::LANES),
                             pitch,
                             ahead: if piece + 1 == pieces { channels * vectors * V::LANES } else { 0 },
                             only_whole: position / SIDE == MINUS_A || position % SIDE == MINUS_A,
                         };
                         if vectors == VECTORS {
-                            work.compute::<V, VECTORS>(range.len());
+                            work.compute::<V, VECTORS>(width);
                         } else {
-                            work.compute::<V, 1>(range.len());
+                            work.compute::<V, 1>(width);
                         }
+                        start += width;
                     }
                 }
             }
