@@ -68,7 +68,8 @@ const PANEL_SAMPLES: usize = 48 << 10;
 const KEPT_WEIGHTS: usize = 256 << 10;
 /// … up to these.
 const MOST_PANEL_SAMPLES: usize = 256 << 10;
-/// Most tiles of a run.
+/// Fewest and most tiles of a run. Each run loads all weights from the second cache.
+const FEWEST_TILES: usize = 14;
 const MOST_TILES: usize = 128;
 /// Most rows of tiles of a run: more than one where rows are short, as threads meet after each task.
 const USUAL_ROWS: usize = 2;
@@ -222,7 +223,7 @@ impl Winograd {
         // Whole register tiles.
         let held = positions * (channels + padded);
         let (pixels, _) = self.isa.register_tile();
-        self.run = (panels / held / pixels * pixels).clamp(pixels, MOST_TILES);
+        self.run = (panels / held / pixels * pixels).clamp(FEWEST_TILES.next_multiple_of(pixels), MOST_TILES);
         self
     }
 
