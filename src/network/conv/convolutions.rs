@@ -2,7 +2,7 @@
 //! the kernel that suits it: Winograd's method where there is one for its shape, else the definition.
 
 use super::build::{Builder, Plane, Value, floats, image, triple};
-use super::direct::{self, Direct, Window, lanes_of};
+use super::direct::{self, Direct, MOST_ROWS, Window, lanes_of};
 use super::program::{MOST_SOURCES, Op};
 use super::transform::Method;
 use super::winograd::Winograd;
@@ -79,10 +79,10 @@ impl Builder {
             let seen = |tap: usize| under(tap).and_then(|plane| value.get(plane));
             let taps: Vec<usize> = (0..kernel[0]).filter(|&tap| seen(tap).is_some()).collect();
             let mut plane: Plane = taps.iter().filter_map(|&tap| seen(tap)).flatten().copied().collect();
-            if plane.is_empty() {
+            if plane.is_empty() || kernel[1] > MOST_ROWS {
                 return Ok(None);
             }
-            if plane.len() > MOST_SOURCES {
+            if plane.len() > MOST_SOURCES.min(MOST_ROWS / kernel[1]) {
                 plane = vec![(self.single(&node.name, plane), false)];
             }
             let op = packed.entry(taps).or_insert_with_key(|taps| {
@@ -131,7 +131,7 @@ impl Builder {
         let Some(value) = self.value(model, node.inputs[0])? else { return Ok(None) };
         let [plane] = &self.enlarged(&node.name, value)[..] else { return Ok(None) };
         let from: Vec<usize> = plane.iter().map(|source| source.0).collect();
-        if from.len() > MOST_SOURCES {
+        if from.len() > MOST_SOURCES.min(MOST_ROWS / kernel[0].div_ceil(stride[0].max(1))) {
             return Ok(None);
         }
         let more = [0, 1].map(|axis| (kernel[axis] + adjust[axis]) as isize - (before[axis] + after[axis]) as isize);

@@ -82,6 +82,8 @@ const MOST_PIXELS: usize = 8;
 const GATHERED: usize = SUMS;
 /// Columns of a window of two results.
 const PAIRED: usize = 3;
+/// Most rows under a window, of all sources together.
+pub(super) const MOST_ROWS: usize = 128;
 /// Pixels whose sums go through the activation together.
 const ACTIVATED: usize = 8 * GATHERED;
 
@@ -94,6 +96,7 @@ impl Direct {
     /// `weights` in the order output, input channel, row, column, the inputs being those of all sources in turn.
     pub(super) fn new(isa: Isa, window: Window, inputs: &[usize], weights: &[f32], bias: &[f32]) -> Self {
         let [height, width] = window.kernel;
+        assert!(height * inputs.len() <= MOST_ROWS, "rows under a window");
         let channels: usize = inputs.iter().sum();
         let outputs = bias.len();
         assert_eq!(weights.len(), outputs * channels * height * width, "weights of {outputs} by {channels}");
@@ -182,9 +185,17 @@ impl Direct {
     ) {
         let isa = self.isa;
         let (top, lanes) = (self.window.first(0, y), to.lanes);
+        // Looked up once: it takes divisions.
+        let mut rows = [zeros; MOST_ROWS];
+        for (ky, rows) in rows.chunks_exact_mut(sources.len()).take(self.window.kernel[0]).enumerate() {
+            for (row, source) in rows.iter_mut().zip(sources) {
+                *row = source.row_or(top + (ky * self.window.dilation[0]) as isize, zeros);
+            }
+        }
+        let rows = &rows[..self.window.kernel[0] * sources.len()];
         let row = |output: usize| {
             let out = to.row(pixels.row).wrapping_add(output / lanes * to.block_stride + pixels.first * lanes);
-            Row { direct: self, sources, zeros, top, output, start, out, to_block: to.block_stride, pixels }
+            Row { direct: self, sources, rows, output, start, out, to_block: to.block_stride, pixels }
         };
         // SAFETY: as the caller promises.
         unsafe {
@@ -272,9 +283,8 @@ pub(super) fn transposed(isa: Isa, window: Window, inputs: &[usize], weights: &[
 struct Row<'a> {
     direct: &'a Direct,
     sources: &'a [View],
-    zeros: *const f32,
-    /// First input row.
-    top: isize,
+    /// The input rows under the windows, of each those of all sources.
+    rows: &'a [*const f32],
     /// First output channel.
     output: usize,
     /// First window.
@@ -324,23 +334,20 @@ impl<const WIDTH: usize> Gathered<'_, WIDTH> {
     /// Sums of `GATHERED` pixels.
     #[inline(always)]
     unsafe fn sums<V: Vector>(&self, x: usize) -> [f32; GATHERED] {
-        let Row { direct, sources, zeros, top, output, .. } = self.0;
+        let Row { direct, sources, rows, output, .. } = self.0;
         let Direct { window, weights, bias, outputs, .. } = direct;
-        let [height, width] = window.kernel;
         let left = window.first(1, x);
         let (width, pixel, tap) = match WIDTH {
-            0 => (width, window.stride[1] * V::LANES, window.dilation[1] * V::LANES),
+            0 => (window.kernel[1], window.stride[1] * V::LANES, window.dilation[1] * V::LANES),
             _ => (WIDTH, V::LANES, V::LANES),
         };
         // SAFETY: as the caller of `compute` promises.
         unsafe {
             let mut sums = [V::splat(0.0); GATHERED];
             let mut weights = weights.as_ptr().add(output * (weights.len() / outputs));
-            for ky in 0..height {
-                let y = top + (ky * window.dilation[0]) as isize;
-                for source in sources {
-                    let row = source.row_or(y, zeros);
-                    for block in 0..source.blocks() {
+            for rows in rows.chunks_exact(sources.len()) {
+                for (source, row) in sources.iter().zip(rows) {
+                    for block in 0..source.channels.div_ceil(V::LANES) {
                         let samples = row.add(block * source.block_stride).offset(left * V::LANES as isize);
                         for kx in 0..width {
                             let samples = samples.add(kx * tap);
@@ -378,18 +385,16 @@ impl Paired<'_> {
     #[inline(always)]
     unsafe fn sums<V: Vector>(&self, x: usize) -> [f32; GATHERED] {
         const WINDOWS: usize = GATHERED / 2;
-        let Row { direct, sources, zeros, top, output, .. } = self.0;
+        let Row { direct, sources, rows, output, .. } = self.0;
         let Direct { window, weights, bias, outputs, .. } = direct;
         let left = window.first(1, x);
         // SAFETY: as the caller of `compute` promises.
         unsafe {
             let mut sums = [V::splat(0.0); GATHERED];
             let mut weights = weights.as_ptr().add(output * (weights.len() / outputs));
-            for ky in 0..window.kernel[0] {
-                let y = top + (ky * window.dilation[0]) as isize;
-                for source in sources {
-                    let row = source.row_or(y, zeros);
-                    for block in 0..source.blocks() {
+            for rows in rows.chunks_exact(sources.len()) {
+                for (source, row) in sources.iter().zip(rows) {
+                    for block in 0..source.channels.div_ceil(V::LANES) {
                         let samples = row.add(block * source.block_stride).offset(left * V::LANES as isize);
                         let mut inputs = [V::splat(0.0); WINDOWS + PAIRED - 1];
                         for (column, input) in inputs.iter_mut().enumerate() {
@@ -427,9 +432,8 @@ struct Plain<'a>(Row<'a>);
 impl Kernel for Plain<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Row { direct, sources, zeros, top, output, start, out, pixels: Pixels { step, count, .. }, .. } = self.0;
+        let Row { direct, sources, rows, output, start, out, pixels: Pixels { step, count, .. }, .. } = self.0;
         let Direct { window, weights, bias, activation, outputs, .. } = direct;
-        let [height, width] = window.kernel;
         let left = window.first(1, start);
         // SAFETY: as the caller of `compute` promises.
         unsafe {
@@ -437,13 +441,11 @@ impl Kernel for Plain<'_> {
                 *out.add(p * step) = bias[output];
             }
             let mut weights = weights.as_ptr().add(output * (weights.len() / outputs));
-            for ky in 0..height {
-                let y = top + (ky * window.dilation[0]) as isize;
-                for source in sources {
-                    let row = source.row_or(y, zeros);
+            for rows in rows.chunks_exact(sources.len()) {
+                for (source, row) in sources.iter().zip(rows) {
                     for block in 0..source.blocks() {
                         let samples = row.add(block * source.block_stride).offset(left * source.lanes as isize);
-                        for kx in 0..width {
+                        for kx in 0..window.kernel[1] {
                             let samples = samples.add(kx * window.dilation[1] * source.lanes);
                             for lane in 0..source.lanes.min(source.channels - block * source.lanes) {
                                 let weight = *weights.add(lane);
@@ -569,28 +571,31 @@ impl Row<'_> {
                 }
             }
             let mut weights = self.direct.weights.as_ptr().add(self.output * channels * height * width);
-            for ky in 0..height {
-                let y = self.top + (ky * window.dilation[0]) as isize;
-                for source in self.sources {
-                    let row = source.row_or(y, self.zeros).offset(left * source.lanes as isize);
+            for rows in self.rows.chunks_exact(self.sources.len()) {
+                for (source, row) in self.sources.iter().zip(rows) {
+                    let mut block = row.offset(left * source.lanes as isize);
                     let (pixel, tap) = (window.stride[1] * source.lanes, window.dilation[1] * source.lanes);
-                    for channel in 0..source.channels {
-                        let samples = row.add(channel / source.lanes * source.block_stride + channel % source.lanes);
-                        for kx in 0..width {
-                            let samples = samples.add(kx * tap);
-                            let mut factors = [V::splat(0.0); Q];
-                            for q in 0..Q {
-                                factors[q] = V::load(weights.add(q * V::LANES));
-                            }
-                            weights = weights.add(Q * V::LANES);
-                            for p in 0..P {
-                                let at = if STEP > 0 { p * STEP } else { p * pixel };
-                                let input = V::splat(*samples.add(at));
+                    let mut left_over = source.channels;
+                    while left_over > 0 {
+                        for lane in 0..source.lanes.min(left_over) {
+                            for kx in 0..width {
+                                let samples = block.add(lane + kx * tap);
+                                let mut factors = [V::splat(0.0); Q];
                                 for q in 0..Q {
-                                    sums[p][q] = input.times_plus(factors[q], sums[p][q]);
+                                    factors[q] = V::load(weights.add(q * V::LANES));
+                                }
+                                weights = weights.add(Q * V::LANES);
+                                for p in 0..P {
+                                    let at = if STEP > 0 { p * STEP } else { p * pixel };
+                                    let input = V::splat(*samples.add(at));
+                                    for q in 0..Q {
+                                        sums[p][q] = input.times_plus(factors[q], sums[p][q]);
+                                    }
                                 }
                             }
                         }
+                        block = block.wrapping_add(source.block_stride);
+                        left_over = left_over.saturating_sub(source.lanes);
                     }
                 }
             }
