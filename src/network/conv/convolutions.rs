@@ -79,7 +79,7 @@ impl Builder {
             let seen = |tap: usize| under(tap).and_then(|plane| value.get(plane));
             let taps: Vec<usize> = (0..kernel[0]).filter(|&tap| seen(tap).is_some()).collect();
             let mut plane: Plane = taps.iter().filter_map(|&tap| seen(tap)).flatten().copied().collect();
-            if plane.is_empty() || kernel[1] > MOST_ROWS {
+            if plane.is_empty() {
                 return Ok(None);
             }
             if plane.len() > MOST_SOURCES.min(MOST_ROWS / kernel[1]) {
