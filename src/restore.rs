@@ -15,6 +15,7 @@ use crate::blend::Canvas;
 use crate::model::Task;
 use crate::network::{RunOptions, Watch};
 use crate::normalize::Fitted;
+use crate::share::{PIECE, share};
 use crate::tiling::{AxisTiling, Constraint, reflect};
 use crate::zeros::zeros;
 use crate::{
@@ -26,6 +27,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -607,6 +609,17 @@ impl Plan {
         self.units().len() == 1 && self.planes_per_unit() == 1
     }
 
+    /// Does something to each sample of a unit that is read or written. Where there is a single tile, in as many threads as
+    /// run it, which have nothing else to do then.
+    fn each_piece(&self, samples: &mut [f32], work: impl Fn(&mut [f32]) + Sync) {
+        let threads = if self.total() == 1 { self.run.threads } else { 1 };
+        share(samples.chunks_mut(PIECE), threads, |next| {
+            while let Some(piece) = next() {
+                work(piece);
+            }
+        });
+    }
+
     /// Tiles in all.
     fn total(&self) -> u64 {
         self.units().len() as u64 * self.tiles_per_unit() as u64
@@ -785,13 +798,20 @@ impl Unit {
             if !is_read {
                 source.read_plane(plane, samples)?;
             }
-            // Without a way out of the loop, it is vectorised.
-            if samples.iter().fold(false, |found, value| found | !value.is_finite()) {
+            let all_finite = AtomicBool::new(true);
+            plan.each_piece(samples, |piece| {
+                // Without a way out of the loop, it is vectorised.
+                if piece.iter().fold(false, |found, value| found | !value.is_finite()) {
+                    all_finite.store(false, Ordering::Relaxed);
+                }
+            });
+            if !all_finite.into_inner() {
                 let bad = samples.iter().enumerate().filter(|(_, value)| !value.is_finite());
                 unit.not_finite.extend(bad.map(|(at, &value)| (i * len + at, value)));
                 fill(samples, plan.shape.x);
             }
-            fitted[plan.fitted(plane)].apply(samples);
+            let fitted = fitted[plan.fitted(plane)];
+            plan.each_piece(samples, |piece| fitted.apply(piece));
         }
         Ok(unit)
     }
@@ -886,7 +906,8 @@ impl Open {
         let mut outputs: Vec<_> = outputs
             .map(|(i, samples)| {
                 let input = self.unit.planes[i / sz];
-                fitted[plan.fitted(input)].undo(samples);
+                let fitted = fitted[plan.fitted(input)];
+                plan.each_piece(samples, |piece| fitted.undo(piece));
                 (PlaneIndex { t: input.t, c: input.c - plan.channels.start, z: input.z * sz + i % sz }, samples)
             })
             .collect();
