@@ -2,11 +2,12 @@
  * processor of AVX2:
  *
  *   gcc -O2 -shared -fPIC -o without_avx512.so tests/bench/without_avx512.c
+ *   cargo bench --bench runtimes --no-run
  *   LD_PRELOAD=$PWD/without_avx512.so cargo bench --bench runtimes
  *
  * Linux on processors of Intel that can make CPUID fault (cpuid_fault in /proc/cpuinfo), also in virtual machines. The
  * fault is answered with what the instruction says but for AVX-512 and AMX. What was decided before, as by the C library
- * for its copies, stays. */
+ * for its copies, stays; programs that answer faults themselves, such as the compiler, end. */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
 #include <signal.h>
