@@ -374,6 +374,29 @@ fn factor(method: Method) -> f64 {
     }
 }
 
+/// Of few channels and of many: those of one or two sources, samples of these, weights and bias.
+struct Layer {
+    sources: Vec<usize>,
+    inputs: Vec<Vec<f32>>,
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Layer {
+    fn random(random: &mut Pcg64, kernel: [usize; 2], size: [usize; 2]) -> Self {
+        let channels = |random: &mut Pcg64| {
+            let most = [3, 8, 20, 40][random.random_range(0..4)];
+            random.random_range(1..=most)
+        };
+        let outputs = channels(random);
+        let sources: Vec<usize> = (0..random.random_range(1..=2)).map(|_| channels(random)).collect();
+        let all: usize = sources.iter().sum();
+        let (weights, bias) = (noise(random, outputs * all * kernel[0] * kernel[1]), noise(random, outputs));
+        let inputs = sources.iter().map(|&channels| noise(random, channels * size[0] * size[1])).collect();
+        Self { sources, inputs, weights, bias }
+    }
+}
+
 #[test]
 fn direct_convolutions_agree_with_the_definition() {
     let mut random = Pcg64::seed_from_u64(5);
@@ -387,16 +410,8 @@ fn direct_convolutions_agree_with_the_definition() {
         let mut size = side(if round % 7 == 0 { 350 } else { 30 });
         size[0] = size[0].min(30);
         size = [0, 1].map(|axis: usize| size[axis].max(field[axis]));
-        let channels = |random: &mut Pcg64| {
-            let most = [3, 8, 20, 40][random.random_range(0..4)];
-            random.random_range(1..=most)
-        };
-        let outputs = channels(&mut random);
-        let sources: Vec<usize> = (0..random.random_range(1..=2)).map(|_| channels(&mut random)).collect();
-        let all: usize = sources.iter().sum();
-        let (weights, bias) = (noise(&mut random, outputs * all * kernel[0] * kernel[1]), noise(&mut random, outputs));
-        let inputs: Vec<Vec<f32>> =
-            sources.iter().map(|&channels| noise(&mut random, channels * size[0] * size[1])).collect();
+        let Layer { sources, inputs, weights, bias } = Layer::random(&mut random, kernel, size);
+        let (outputs, all) = (bias.len(), sources.iter().sum::<usize>());
         let window = Window { kernel, stride, dilation, before: before.map(|n: usize| n as isize) };
         let out = [0, 1].map(|axis| (size[axis] + before[axis] + after[axis] - field[axis]) / stride[axis] + 1);
         let activation = ACTIVATIONS[round % 3];
@@ -424,16 +439,8 @@ fn transposed_convolutions_agree_with_the_definition() {
         let (before, after, adjust) = (side(0, 3), side(0, 2), side(0, 1));
         let mut size = side(3, if round % 7 == 0 { 350 } else { 30 });
         size[0] = size[0].min(30);
-        let channels = |random: &mut Pcg64| {
-            let most = [3, 8, 20, 40][random.random_range(0..4)];
-            random.random_range(1..=most)
-        };
-        let outputs = channels(&mut random);
-        let sources: Vec<usize> = (0..random.random_range(1..=2)).map(|_| channels(&mut random)).collect();
-        let all: usize = sources.iter().sum();
-        let (weights, bias) = (noise(&mut random, outputs * all * kernel[0] * kernel[1]), noise(&mut random, outputs));
-        let inputs: Vec<Vec<f32>> =
-            sources.iter().map(|&channels| noise(&mut random, channels * size[0] * size[1])).collect();
+        let Layer { sources, inputs, weights, bias } = Layer::random(&mut random, kernel, size);
+        let (outputs, all) = (bias.len(), sources.iter().sum::<usize>());
         let window = Window { kernel, stride, dilation: [1, 1], before: before.map(|n: usize| n as isize) };
         let more = [0, 1].map(|axis| (kernel[axis] + adjust[axis]) as isize - (before[axis] + after[axis]) as isize);
         let out = [0, 1].map(|axis| ((size[axis] - 1) * stride[axis]).saturating_add_signed(more[axis]));
@@ -511,7 +518,6 @@ fn direct_kernels_keep_to_their_margins() {
                 let bias = vec![0.0; outputs];
                 let mut direct = Direct::new(isa, window, &[inputs], &weights, &bias);
                 if (width, stride, lanes_of(isa, inputs) > 1, lanes_of(isa, outputs)) == (4, 2, true, 1) {
-                    let window = Window { kernel: [1, 4], stride: [1, 2], dilation: [1, 1], before: [0, 1] };
                     direct = transposed(isa, window, &[inputs], &weights, &bias).remove(0).direct;
                     assert_eq!(direct.results(), 2);
                 }
