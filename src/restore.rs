@@ -88,6 +88,10 @@ impl RestoreOptions {
 /// The default of [`RestoreOptions::memory_limit_mb`].
 pub const DEFAULT_MEMORY_LIMIT_MB: u64 = 2048;
 
+/// Bytes of working memory that a model keeps at most for its next restoration. To get new memory for each of many small
+/// images would take as long as a part of the work.
+const KEPT_MEMORY: u64 = 64 << 20;
+
 /// How far a restoration is, in hundredths of a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -369,7 +373,7 @@ pub(crate) fn run(
         drop(to_workers);
         // The scope would wait for the end of their work alone; a host may unload the library right after this call.
         let panicked = workers.into_iter().filter_map(|worker| worker.join().err()).count();
-        model.network().release();
+        model.network().release(KEPT_MEMORY);
         if panicked == 0 { outcome } else { Err(Error::Inference("a worker stopped without a result".into())) }
     })
 }

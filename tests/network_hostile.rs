@@ -370,7 +370,7 @@ fn memory_is_what_is_said() {
             let image = noise(1, side * side);
             network.run(&image, tile).expect(what);
             // What runs keep for the next one counts as well.
-            network.release();
+            network.release(0);
             let (peak, _) = peak_of(|| network.run(&image, tile));
             let said = network.memory_bytes(tile, RunOptions::default()) as f64;
             let ratio = said / peak as f64;
@@ -395,6 +395,25 @@ fn one_tile_after_another_needs_no_new_memory() {
     let (peak, ()) = peak_of(|| (0..3).for_each(|_| run()));
     assert_eq!(peak, 0, "bytes above those of the first tile");
     assert_eq!(output, network.run(&image, tile).expect("runs"), "another result the second time");
+}
+
+/// Who restores many small images gets their memory once; who restores a large one gets it back.
+#[test]
+fn the_next_image_finds_memory_where_it_is_small() {
+    let _alone = alone();
+    let network = Network::from_onnx("U-Net", &unet(2, 8)).expect("a good network");
+    let run = |side: usize, keep| {
+        let image = noise(7, side * side);
+        let (peak, ran) = peak_of(|| network.run(&image, [1, side, side]).map(|_| network.release(keep)));
+        ran.expect("runs");
+        peak
+    };
+    let first = run(256, u64::MAX);
+    assert!(run(256, 1000) < first / 2, "a second run took memory anew");
+    assert!(run(256, u64::MAX) > first / 2, "more was kept than there should be");
+    // A smaller image gets less.
+    run(32, u64::MAX);
+    assert!(run(256, u64::MAX) > first / 2, "a small image kept the memory of a large one");
 }
 
 #[test]

@@ -11,7 +11,8 @@
 //!   and output overlapping) is refused with MDR_STATUS_INVALID_ARGUMENT.
 //! - `mdr_last_error` says in one line what went wrong in this thread's last call that returned a status.
 //! - A model is opaque. `mdr_model_free` frees it; freeing NULL is fine. It never changes once it is loaded:
-//!   several threads may use one at the same time, and the last of them frees it.
+//!   several threads may use one at the same time, and the last of them frees it. It keeps up to 64 MB of the memory
+//!   that it worked in for the next image: load a model once, not for every image.
 //! - The caller allocates pixel and text buffers. The library returns no memory but models, and keeps no pointer
 //!   that it was given once the call has returned.
 //! - Text is UTF-8 that ends with NUL, paths too. Text comes out through `buffer`, `capacity` and `needed`:

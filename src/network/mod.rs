@@ -194,9 +194,9 @@ impl Network {
         self.own(false).is_some()
     }
 
-    /// Frees what runs have kept for the next one.
-    pub fn release(&self) {
-        self.own.iter().filter_map(OnceLock::get).flatten().for_each(conv::Own::release);
+    /// Frees what runs have kept for the next one, but for the memory of one run, if it has no more than `keep` bytes.
+    pub fn release(&self, keep: u64) {
+        self.own.iter().filter_map(OnceLock::get).flatten().for_each(|own| own.release(keep));
     }
 
     /// Bytes of the weights.

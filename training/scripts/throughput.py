@@ -9,12 +9,14 @@ Makes a 16-bit image of SIDE x SIDE pixels (simulated: filtered noise), then run
   onnxruntime  the network alone on tiles that are in memory: 512 x 512, without overlap, normalisation or files
 
 and prints the median seconds of each, the ratios round by round, megapixels per second, and the peak memory of mdr.
-Then the cold start: the whole process on 256 x 256 pixels, median of 15. Needs numpy, onnxruntime, tifffile.
+Then the cold start: the whole process on 256 x 256 pixels, median of 15; and one process for a folder of 100 images of
+512 x 512 pixels beside as many times its network. Needs numpy, onnxruntime, tifffile.
 """
 
 import argparse
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -25,6 +27,9 @@ import onnxruntime
 import tifffile
 
 TILE = 512
+# Small images of a folder.
+IMAGES = 100
+SMALL = 512
 # Before every run: threads of who ran before may still be waiting for more work, which takes a processor each.
 PAUSE = 0.2
 
@@ -102,15 +107,18 @@ def main():
                     session.run(None, {name: image[None, None, y : y + TILE, x : x + TILE].astype(np.float32) / 1000})
             return time.perf_counter() - start
 
-        profile = [args.mdr, "info", args.model, "--profile", str(args.side), "--threads", str(args.threads)]
+        def network(side):
+            profile = [args.mdr, "info", args.model, "--profile", str(side), "--threads", str(args.threads)]
+            steps = subprocess.run(profile, check=True, capture_output=True, text=True).stdout
+            return float(steps.splitlines()[-1].split()[0]) / 1000
+
         memory = ours_on("large.tif", peak_memory)
         ours, alone, theirs = [], [], []
         for _ in range(args.repeats):
             # The network first, whose time does not count new memory: a virtual machine whose memory others have given
             # back to its host waits for it several times as long as a machine of one's own.
             time.sleep(PAUSE)
-            steps = subprocess.run(profile, check=True, capture_output=True, text=True).stdout
-            alone.append(float(steps.splitlines()[-1].split()[0]) / 1000)
+            alone.append(network(args.side))
             ours.append(ours_on("large.tif"))
             theirs.append(onnx())
         pixels = args.side**2 / 1e6
@@ -125,6 +133,22 @@ def main():
         cold = [ours_on("small.tif") for _ in range(15)]
         print(
             f"cold start, 256 x 256: median {statistics.median(cold):.3f} s (of 15, {min(cold):.3f} to {max(cold):.3f})"
+        )
+        inputs, results = folder / "many", folder / "results"
+        inputs.mkdir()
+        small = micrograph(SMALL)
+        for number in range(IMAGES):
+            tifffile.imwrite(inputs / f"{number:03}.tif", np.roll(small, number, 1))
+        alone, ours = [], []
+        for _ in range(args.repeats):
+            time.sleep(PAUSE)
+            alone.append(network(SMALL))
+            shutil.rmtree(results, ignore_errors=True)
+            ours.append(run([*restore[:-1], results, inputs]) / IMAGES)
+        ratio = statistics.median(a / b for a, b in zip(ours, alone, strict=True))
+        print(
+            f"{IMAGES} images of {SMALL} x {SMALL}: {1000 * statistics.median(ours):.1f} ms each,"
+            f" {ratio:.2f} times as long as its network"
         )
 
 

@@ -438,7 +438,6 @@ impl Step {
 #[derive(Default)]
 pub(super) struct Arena {
     samples: Samples,
-    threads: usize,
     /// Those of the last run: where another layout has its zeros there are samples of this one's.
     places: Vec<Place>,
     views: Vec<View>,
@@ -446,6 +445,13 @@ pub(super) struct Arena {
 
 // SAFETY: the views point into `samples` and into what is lent for one run, and are written anew for every run.
 unsafe impl Send for Arena {}
+
+impl Arena {
+    /// Bytes of it.
+    pub(super) fn bytes(&self) -> u64 {
+        Samples::bytes(self.samples.len())
+    }
+}
 
 /// How a program is run.
 pub struct Manner<'a> {
@@ -548,9 +554,11 @@ impl Program {
         });
         let threads = threads.clamp(1, items.map(|[rows, pieces]| rows * pieces).max().unwrap_or(1));
         let needed = layout.samples + threads * layout.scratch;
-        if arena.samples.len() < needed || arena.threads < threads {
+        // Of a larger image there may be more than this one is said to need.
+        if !(needed..=2 * needed).contains(&arena.samples.len()) {
+            // Never both at once.
+            arena.samples = Samples::default();
             arena.samples = Samples::zeros(needed);
-            arena.threads = threads;
         } else if arena.places != layout.places {
             arena.samples.clear();
         }
