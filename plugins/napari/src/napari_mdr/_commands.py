@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
@@ -17,13 +16,11 @@ if TYPE_CHECKING:
 
 TITLES = {"denoise": "Denoise", "axial": "Restore axial resolution", "super-resolve": "Super-resolve"}
 
-builtin = cache(Model.builtin)
-
 
 def run(viewer: Any, layer: Any, task: str, options: dict[str, Any] | None = None) -> Run | None:
     """Restores `layer` with the built-in model for `task` and adds the result to `viewer`."""
     try:
-        image, model = source(layer), builtin(task)
+        image, model = source(layer), Model.builtin(task)
     except (MdrError, ValueError) as error:
         show_error(str(error))
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, overload
 
 import numpy as np
@@ -88,8 +88,10 @@ class Model:
         self._info = handle.facts()
 
     @classmethod
+    @cache
     def builtin(cls, task: str = "denoise") -> Model:
-        """The built-in model for a task: "denoise", "axial" or "super-resolve", as far as `builtins` has them."""
+        """The built-in model for a task: "denoise", "axial" or "super-resolve", as far as `builtins` has them. It is
+        loaded once in a process, as that takes as long as restoring a small image."""
         return cls(_native.Handle.builtin(task), (cls.builtin, (task,)))
 
     @classmethod

@@ -30,7 +30,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_mdr._blocks import together
-from napari_mdr._commands import TITLES, builtin
+from napari_mdr._commands import TITLES
 from napari_mdr._layers import Source, axes_of, restored_layer, source
 from napari_mdr._model import Model, output_info
 from napari_mdr._native import MdrError
@@ -272,7 +272,7 @@ class RestoreWidget(QWidget):
         self._list_models(chosen)
         current = self.model.currentData()
         if current == BUILTIN:
-            self._use_model(builtin(self.task.currentData()))
+            self._use_model(Model.builtin(self.task.currentData()))
         elif current == FILE:
             self._use_model(None)
         else:

@@ -139,27 +139,7 @@ public class RestoreFolder_ implements PlugIn {
         } catch (IOException error) {
             throw new MdrException(MdrException.IO, output + ": cannot be made into a folder: " + error, error);
         }
-        List<String> failed = new ArrayList<>();
-        try (MdrModel model = options.open(task)) {
-            for (int i = 0; i < files.length; i++) {
-                String what = files[i].getName() + " (" + (i + 1) + " of " + files.length + ")";
-                if (progress != null) {
-                    progress.next(what);
-                }
-                try {
-                    restore(model, files[i], progress);
-                } catch (RuntimeException failure) {
-                    if (Commands.cancelled(failure)) {
-                        throw failure;
-                    }
-                    failed.add(files[i].getName() + ": " + Commands.message(failure));
-                } catch (OutOfMemoryError error) {
-                    failed.add(files[i].getName() + ": is too large for the memory that Java may use");
-                } finally {
-                    IJ.redirectErrorMessages(false);
-                }
-            }
-        }
+        List<String> failed = OpenModels.with(options.model, task, model -> restore(model, files, progress));
         IJ.showProgress(1.0);
         if (!failed.isEmpty()) {
             throw new MdrException(
@@ -168,6 +148,30 @@ public class RestoreFolder_ implements PlugIn {
                             + String.join("\n", failed));
         }
         return files.length;
+    }
+
+    /** Restores files one by one; what went wrong with which. */
+    private List<String> restore(MdrModel model, File[] files, ImageJProgress progress) {
+        List<String> failed = new ArrayList<>();
+        for (int i = 0; i < files.length; i++) {
+            String what = files[i].getName() + " (" + (i + 1) + " of " + files.length + ")";
+            if (progress != null) {
+                progress.next(what);
+            }
+            try {
+                restore(model, files[i], progress);
+            } catch (RuntimeException failure) {
+                if (Commands.cancelled(failure)) {
+                    throw failure;
+                }
+                failed.add(files[i].getName() + ": " + Commands.message(failure));
+            } catch (OutOfMemoryError error) {
+                failed.add(files[i].getName() + ": is too large for the memory that Java may use");
+            } finally {
+                IJ.redirectErrorMessages(false);
+            }
+        }
+        return failed;
     }
 
     private void restore(MdrModel model, File file, Progress progress) {

@@ -137,14 +137,6 @@ public final class RestoreOptions {
         throw MacroOptions.wrong(key + "=" + value + ": expected " + word + " or " + expected);
     }
 
-    /** Opens the model for a task. */
-    public MdrModel open(String task) {
-        if (model.equals(BUILT_IN)) {
-            return MdrModel.builtIn(task);
-        }
-        return MdrModel.load(model);
-    }
-
     /** The engine's options for an image. */
     String json(String task, ImagePlus imp) {
         List<String> json = new ArrayList<>();

@@ -65,9 +65,7 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
     /** Restores an image; {@code progress} may be null. */
     public static ImagePlus restore(ImagePlus source, String task, RestoreOptions options, Progress progress) {
         Restorer restorer = new Restorer(source, task, options);
-        try (MdrModel model = options.open(task)) {
-            return restorer.run(model, progress);
-        }
+        return OpenModels.with(options.model, task, model -> restorer.run(model, progress));
     }
 
     static String command(String task) {
@@ -209,14 +207,16 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
 
     /** Shows the restored plane in the image itself; ImageJ takes it back. */
     private void preview(ImageProcessor ip) {
-        try (MdrModel model = options.open(task)) {
+        try {
             Restorer restorer = new Restorer(source, task, options);
             String key = options.model + source.getC() + options.planes + source.getZ() + " " + source.getT();
-            if (!key.equals(fittedKey)) {
-                fitted = restorer.fit(model);
-                fittedKey = key;
-            }
-            Object pixels = restorer.preview(model, fitted, new ImageJProgress("Preview"));
+            Object pixels = OpenModels.with(options.model, task, model -> {
+                if (!key.equals(fittedKey)) {
+                    fitted = restorer.fit(model);
+                    fittedKey = key;
+                }
+                return restorer.preview(model, fitted, new ImageJProgress("Preview"));
+            });
             System.arraycopy(pixels, 0, ip.getPixels(), 0, ip.getPixelCount());
         } catch (RuntimeException failure) {
             if (!Commands.cancelled(failure)) {

@@ -258,6 +258,21 @@ class CommandTest {
     }
 
     @Test
+    void aModelThatHasChangedIsReadAgain() throws Exception {
+        ImagePlus imp = Samples.image("s.tif", 16, 30, 20, 1, 1, 1);
+        String options = "model=[" + model("one.onnx", TinyOnnx.mean3(null)) + "]";
+        assertEquals(30, run(imp, "Denoise...", options).getWidth());
+        model("one.onnx", TinyOnnx.upsample2(null));
+        assertEquals(60, run(imp, "Denoise...", options).getWidth());
+        // More than stay open.
+        for (int i = 0; i < 5; i++) {
+            String other = model("other" + i + ".onnx", TinyOnnx.mean3(null));
+            assertEquals(30, run(imp, "Denoise...", "model=[" + other + "]").getWidth());
+        }
+        assertEquals(60, run(imp, "Denoise...", options).getWidth());
+    }
+
+    @Test
     void axialMakesVoxelsIsotropic() throws Exception {
         String model = model("axial.onnx", TinyOnnx.mean3("axial"));
         ImagePlus imp = Samples.image("a.tif", 16, 40, 30, 1, 5, 1);

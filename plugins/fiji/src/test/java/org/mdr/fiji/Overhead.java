@@ -52,8 +52,8 @@ final class Overhead {
             Arrays.sort(ratios);
             Arrays.sort(seconds);
             System.out.printf(
-                    "%d x %d pixels, 16 bit, %d rounds: ImageJ %.2f s, ImageJ / command line %.3f (quartiles %.3f to %.3f)%n",
-                    side, side, rounds, seconds[rounds / 2], ratios[rounds / 2], ratios[rounds / 4], ratios[3 * rounds / 4]);
+                    "%d x %d pixels, 16 bit, %d rounds: ImageJ %.1f ms, ImageJ / command line %.3f (quartiles %.3f to %.3f)%n",
+                    side, side, rounds, 1e3 * seconds[rounds / 2], ratios[rounds / 2], ratios[rounds / 4], ratios[3 * rounds / 4]);
         } finally {
             for (File file : new File[] {in, java, cli, folder.toFile()}) {
                 file.delete();
