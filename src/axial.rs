@@ -76,12 +76,12 @@ pub(crate) fn restore_stack(
     let rest = RestoreOptions { memory_limit_mb: Some(limit - needed), channel: None, ..options.clone() };
 
     let info = ImageInfo::new(volume, PixelType::F32);
-    let slices = [Slices::shape(volume, 'Y'), Slices::shape(volume, 'X')];
-    let mut total = 0;
-    for shape in slices {
-        total += restore::total(model, &ImageInfo::new(shape, PixelType::F32), &rest)?;
-    }
-    total *= input.shape.t as u64;
+    let plan = |across| {
+        let slices = ImageInfo::new(Slices::shape(volume, across), PixelType::F32);
+        Ok((across, restore::Plan::new(model, &slices, &rest)?))
+    };
+    let plans = ['Y', 'X'].into_iter().map(plan).collect::<Result<Vec<_>>>()?;
+    let total = plans.iter().map(|(_, plan)| plan.parts()).sum::<u64>() * input.shape.t as u64;
     let go_on = &mut || progress(Progress { done: 0, total });
     let fitted = restore::fit(model, source, options, &mut Vec::new(), go_on)?;
 
@@ -91,15 +91,13 @@ pub(crate) fn restore_stack(
         let mut isotropic = Image::zeros(info.clone())?;
         resample(source, t, first, step, &mut isotropic)?;
         let mut mean = Image::zeros(info.clone())?;
-        for across in ['Y', 'X'] {
-            let mut slices = Slices::new(&isotropic, across);
-            let mut average = Average { stack: &mut mean.samples, volume, across };
-            let mut part = 0;
-            restore::run(model, &mut slices, &mut average, &rest, &fitted, Vec::new(), &mut |report| {
-                part = report.total;
+        for (across, plan) in &plans {
+            let mut slices = Slices::new(&isotropic, *across);
+            let mut average = Average { stack: &mut mean.samples, volume, across: *across };
+            restore::run(model, plan, &mut slices, &mut average, &fitted, Vec::new(), &mut |report| {
                 progress(Progress { done: before + report.done, total })
             })?;
-            before += part;
+            before += plan.parts();
         }
         for z in 0..volume.z {
             for c in 0..volume.c {

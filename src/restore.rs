@@ -223,15 +223,11 @@ pub fn restore_planes(
     if options.is_axial(model) {
         return axial::restore_stack(model, source, &output, sink, options, progress);
     }
-    let total = total(model, source.info(), options)?;
+    let plan = Plan::new(model, source.info(), options)?;
+    let total = plan.parts();
     let mut plane = Vec::new();
     let fitted = fit(model, source, options, &mut plane, &mut || progress(Progress { done: 0, total }))?;
-    run(model, source, sink, options, &fitted, plane, progress)
-}
-
-/// What [`run`] will report as the whole.
-pub(crate) fn total(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<u64> {
-    Ok(Plan::new(model, input, options)?.parts())
+    run(model, &plan, source, sink, &fitted, plane, progress)
 }
 
 /// Takes the statistics by which [`restore_planes`] normalises, one for each channel to be restored: what
@@ -279,14 +275,13 @@ fn channels(input: &ImageInfo, options: &RestoreOptions) -> Range<usize> {
 /// restored in one, which is not read then.
 pub(crate) fn run(
     model: &Model,
+    plan: &Plan,
     source: &mut dyn PlaneSource,
     sink: &mut dyn PlaneSink,
-    options: &RestoreOptions,
     fitted: &[Fitted],
     plane: Vec<f32>,
     progress: OnProgress,
 ) -> Result<()> {
-    let plan = Plan::new(model, source.info(), options)?;
     let mut only_plane = Some(plane).filter(|plane| plan.has_one_plane() && plane.len() == plan.shape.plane_len());
     let mut report = Progress { done: 0, total: plan.parts() };
     let mut go_on = |report: Progress| if progress(report) { Ok(()) } else { Err(Error::Cancelled) };
@@ -300,7 +295,7 @@ pub(crate) fn run(
         let mut workers = Vec::with_capacity(plan.threads);
         for _ in 0..plan.threads {
             let to_caller = to_caller.clone();
-            let (jobs, watch, plan) = (&jobs, &watch, &plan);
+            let (jobs, watch) = (&jobs, &watch);
             let worker = move || {
                 let mut input = Vec::new();
                 loop {
@@ -336,19 +331,19 @@ pub(crate) fn run(
             loop {
                 while under_way < 2 * plan.threads && waiting.len() < plan.open_units() {
                     let Some(planes) = units.next() else { break };
-                    let mut unit = Unit::read(&plan, planes, fitted, source, only_plane.take())?;
+                    let mut unit = Unit::read(plan, planes, fitted, source, only_plane.take())?;
                     let whole = (plan.tiles_per_unit() == 1).then(|| std::mem::take(&mut unit.samples));
                     let unit = Arc::new(unit);
                     for job in plan.jobs(&unit, whole) {
                         under_way += 1;
                         to_workers.send(job).map_err(|_| Error::Inference("all workers have stopped".into()))?;
                     }
-                    waiting.push_back(Open::new(unit, &plan));
+                    waiting.push_back(Open::new(unit, plan));
                 }
                 let Some(front) = waiting.front() else { return Ok(()) };
-                if front.is_complete(&plan) {
+                if front.is_complete(plan) {
                     let open = waiting.pop_front().expect("there is a front");
-                    open.write(&plan, fitted, sink)?;
+                    open.write(plan, fitted, sink)?;
                     continue;
                 }
                 let (job, output) = match results.recv_timeout(INTERVAL) {
@@ -364,7 +359,7 @@ pub(crate) fn run(
                 };
                 under_way -= 1;
                 let open = waiting.iter_mut().find(|open| Arc::ptr_eq(&open.unit, &job.unit));
-                open.expect("a unit stays open until its last tile").take(&plan, job.tile, output?)?;
+                open.expect("a unit stays open until its last tile").take(plan, job.tile, output?)?;
                 report.done = watch.done();
                 go_on(report)?;
             }
@@ -379,7 +374,7 @@ pub(crate) fn run(
 }
 
 /// How an image is cut, decided before the first pixel is read.
-struct Plan {
+pub(crate) struct Plan {
     tilings: [AxisTiling; 3],
     scale: [usize; 3],
     /// Tiles that run at once.
@@ -397,7 +392,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<Self> {
+    pub(crate) fn new(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Result<Self> {
         let network = model.network();
         let field = network.field();
         let shape = input.shape;
@@ -493,6 +488,11 @@ impl Plan {
                 let tiling = AxisTiling::new(len, side, overlap, constraint);
                 if options.tile.is_some() { tiling } else { tiling.balanced(len, overlap, constraint) }
             });
+            let area: u64 = plan.tilings.iter().map(|tiling| tiling.side() as u64).product();
+            let work = plan.total().saturating_mul(area + TILE_OVERHEAD);
+            if best.as_ref().is_some_and(|(least, _)| work >= *least) {
+                continue;
+            }
             plan.over = plan.can_overwrite(model);
             let tile = plan.tile_memory(model, 1);
             smallest = smallest.min(plan.memory(tile));
@@ -511,9 +511,7 @@ impl Plan {
                 };
                 several.memory(tile) > limit
             };
-            let area: u64 = plan.tilings.iter().map(|tiling| tiling.side() as u64).product();
-            let work =
-                plan.total().saturating_mul(area + TILE_OVERHEAD).saturating_mul(if crowded { CROWDED } else { 1 });
+            let work = work.saturating_mul(if crowded { CROWDED } else { 1 });
             if best.as_ref().is_none_or(|(least, _)| work < *least) {
                 best = Some((work, plan.tilings.clone()));
             }
@@ -629,8 +627,8 @@ impl Plan {
         self.units().len() as u64 * self.tiles_per_unit() as u64
     }
 
-    /// The same in hundredths of a tile.
-    fn parts(&self) -> u64 {
+    /// The same in hundredths of a tile: what [`run`] reports as the whole.
+    pub(crate) fn parts(&self) -> u64 {
         self.total().saturating_mul(Watch::TILE)
     }
 
