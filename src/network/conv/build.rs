@@ -175,7 +175,8 @@ impl Builder {
                 convolutions.push(winograd);
             }
         }
-        let each: HashMap<*const f32, usize> = convolutions.iter().map(|winograd| winograd.weights()).collect();
+        let length = |winograd: &&mut Winograd| (winograd.kernels().as_ptr(), winograd.packed_len());
+        let each: HashMap<*const f32, usize> = convolutions.iter().map(length).collect();
         if each.values().sum::<usize>() > CACHED_WEIGHTS {
             convolutions.into_iter().for_each(Winograd::spare_weights);
         }

@@ -125,11 +125,9 @@ impl Own {
             }
             found = Some(program);
         }
-        Ok(found.map(|program| Self {
-            tall: program.for_tall(),
-            program,
-            layouts: Mutex::default(),
-            arenas: Mutex::default(),
+        Ok(found.map(|mut program| {
+            program.pack();
+            Self { tall: program.for_tall(), program, layouts: Mutex::default(), arenas: Mutex::default() }
         }))
     }
 
@@ -304,7 +302,9 @@ fn close(
         }
         shapes.push(fact.shape.as_concrete().expect("an image's shape is known").into());
     }
-    let op = Part { inner: Arc::new(Inner { program: part.program, layout, arenas: Mutex::default() }), shapes };
+    let mut program = part.program;
+    program.pack();
+    let op = Part { inner: Arc::new(Inner { program, layout, arenas: Mutex::default() }), shapes };
     let mut patch = TypedModelPatch::default();
     let inputs = part.inputs.iter().map(|&input| patch.tap_model(model, input)).collect::<TractResult<TVec<_>>>()?;
     let wires = patch.wire_node(format!("{}.part", model.node(nodes[0]).name), op, &inputs)?;

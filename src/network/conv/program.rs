@@ -8,12 +8,14 @@
 
 use super::Watch;
 use super::direct::{Direct, Phase, Pixels};
-use super::samples::Samples;
+use super::samples::{LINE, Samples};
 use super::simd::Isa;
 use super::team::Team;
 use super::view::{self, Activation, View};
 use super::winograd::{Target, Winograd};
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -474,6 +476,38 @@ struct Run<'a> {
 unsafe impl Sync for Run<'_> {}
 
 impl Program {
+    /// Packs the weights of all convolutions into one piece of memory, one after the other: on large pages, where there
+    /// are many.
+    pub(super) fn pack(&mut self) {
+        let mut convolutions: Vec<&mut Winograd> = vec![];
+        for step in &mut self.steps {
+            if let Op::Winograd(winograd, _) = &mut step.op {
+                convolutions.push(winograd);
+            }
+        }
+        // Several steps may share kernels, and then pack them alike.
+        let mut places: HashMap<*const f32, usize> = HashMap::new();
+        let mut len = 0;
+        for winograd in &convolutions {
+            places.entry(winograd.kernels().as_ptr()).or_insert_with(|| {
+                let place = len;
+                len += winograd.packed_len().next_multiple_of(LINE);
+                place
+            });
+        }
+        let mut weights = Samples::zeros(len);
+        let mut left = places.clone();
+        for winograd in &convolutions {
+            if let Some(place) = left.remove(&winograd.kernels().as_ptr()) {
+                winograd.pack(&mut weights.as_mut_slice()[place..][..winograd.packed_len()]);
+            }
+        }
+        let weights = Arc::new(weights);
+        for winograd in convolutions {
+            winograd.take(&weights, places[&winograd.kernels().as_ptr()]);
+        }
+    }
+
     /// The same for tall images: where a step's rows of tiles end, those of the steps before it end too, as far as that can
     /// be. So no step makes many more rows than are wanted, which would wait in memory; at the top, each may make a row
     /// of tiles more.

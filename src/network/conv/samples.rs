@@ -39,7 +39,7 @@ impl Samples {
     }
 
     pub(super) fn clear(&mut self) {
-        self.memory[self.start..][..self.len].fill(0.0);
+        self.as_mut_slice().fill(0.0);
     }
 
     pub(super) fn as_ptr(&self) -> *const f32 {
@@ -48,6 +48,10 @@ impl Samples {
 
     pub(super) fn as_mut_ptr(&mut self) -> *mut f32 {
         self.memory.as_mut_ptr().wrapping_add(self.start)
+    }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.memory[self.start..][..self.len]
     }
 
     fn as_slice(&self) -> &[f32] {
@@ -59,7 +63,7 @@ impl Samples {
 /// the last.
 fn unit(len: usize) -> usize {
     const LARGE: usize = LARGE_PAGE / size_of::<f32>();
-    if len < 4 * LARGE { LINE } else { LARGE }
+    if len < 2 * LARGE { LINE } else { LARGE }
 }
 
 /// Samples among which so many begin with a multiple of `unit`, and end before one.
@@ -70,7 +74,7 @@ fn room(len: usize, unit: usize) -> usize {
 impl From<&[f32]> for Samples {
     fn from(samples: &[f32]) -> Self {
         let mut result = Self::aligned(samples.len(), LINE);
-        result.memory[result.start..][..samples.len()].copy_from_slice(samples);
+        result.as_mut_slice().copy_from_slice(samples);
         result
     }
 }

@@ -59,6 +59,7 @@ impl Case {
             let (name, op) = (String::new(), Op::Copy(0));
             program.steps.push(Step { name, op, from: vec![inside], to: outside, halved: None });
         }
+        program.pack();
         let layout = Layout::new(&program, &sizes).expect("a size that fits");
         // What is not written stays NaN.
         let outputs = (0..program.outputs.len()).map(|index| {

@@ -50,9 +50,13 @@ pub(super) struct Winograd {
     sources: Vec<(usize, bool)>,
     /// The same for each sort of pixels of each source.
     parts: Vec<(usize, bool)>,
-    /// [position][group of up to `VECTORS` vectors of outputs][input channel][output]; inputs by source, sort and
-    /// channel, outputs by sort and channel, of each sort whole vectors.
+    /// Side of the kernels, and these, in the order output, input channel, row, column, until they are packed.
+    side: usize,
+    kernels: Arc<[f32]>,
+    /// From `place` on [position][group of up to `VECTORS` vectors of outputs][input channel][output]; inputs by source,
+    /// sort and channel, outputs by sort and channel, of each sort whole vectors.
     weights: Arc<Samples>,
+    place: usize,
     bias: Vec<f32>,
     pub activation: Activation,
     /// That it is packed for.
@@ -116,9 +120,7 @@ impl Winograd {
         // Tiles of what is enlarged begin at odd pixels.
         let shift = window.before.map(|before| usize::from(doubled && before % 2 == 0));
         let origin = [0, 1].map(|axis| -window.before[axis] - shift[axis] as isize);
-        let empty = Self::empty(isa, method, sources, [stride, 1], origin, shift);
-        let sorts = empty.sorts[0];
-        empty.with_weights(side, weights, bias, |phase, tap| sorts * tap + phase)
+        Self::new(isa, method, sources, [stride, 1], origin, shift).with_kernels(side, weights, bias)
     }
 
     /// A transposed convolution of stride 2, likewise; `window.before` pixels of its result are cut off.
@@ -134,15 +136,10 @@ impl Winograd {
         let taps = side.div_ceil(2);
         let origin = window.before.map(|before| before / 2 + 1 - taps as isize);
         let shift = window.before.map(|before| before as usize % 2);
-        let empty = Self::empty(isa, method, sources, [1, 2], origin, shift);
-        let sorts = empty.sorts[1];
-        empty.with_weights(side, weights, bias, |phase, tap| match sorts {
-            1 => tap,
-            _ => phase + 2 * (taps - 1 - tap),
-        })
+        Self::new(isa, method, sources, [1, 2], origin, shift).with_kernels(side, weights, bias)
     }
 
-    fn empty(
+    fn new(
         isa: Isa,
         method: Method,
         sources: &[(usize, bool)],
@@ -161,7 +158,10 @@ impl Winograd {
             shift,
             sources: sources.to_vec(),
             parts,
+            side: 0,
+            kernels: Arc::default(),
             weights: Arc::default(),
+            place: 0,
             bias: vec![],
             activation: Activation::None,
             isa,
@@ -170,19 +170,38 @@ impl Winograd {
         }
     }
 
-    /// Transforms weights of kernels of `side` by `side`; `tap` says which of them a sort of pixels has at a tap.
-    fn with_weights(mut self, side: usize, weights: &[f32], bias: &[f32], tap: impl Fn(usize, usize) -> usize) -> Self {
-        let (outputs, inputs) = (bias.len(), self.sources.iter().map(|source| source.0).sum::<usize>());
-        assert_eq!(weights.len(), outputs * inputs * side * side, "weights of {outputs} by {inputs} channels");
-        assert!(self.lanes().is_multiple_of(TOGETHER), "outputs that are transformed together lie in one vector");
-        let transform = self.method.weights();
-        let positions = self.method.side * self.method.side;
+    fn with_kernels(mut self, side: usize, kernels: &[f32], bias: &[f32]) -> Self {
+        let inputs = self.inputs();
+        assert_eq!(kernels.len(), bias.len() * inputs * side * side, "{} by {inputs} kernels", bias.len());
+        (self.side, self.kernels) = (side, kernels.into());
         self.bias = bias.to_vec();
-        self.bias.resize(outputs.next_multiple_of(self.lanes()), 0.0);
-        let (padded, channels) = (self.padded(), self.input_blocks() * self.lanes());
-        let mut packed = vec![0.0; positions * channels * padded];
+        self.bias.resize(bias.len().next_multiple_of(self.lanes()), 0.0);
+        let panels = if self.packed_len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
+        // Whole register tiles.
+        let held = self.packed_len() / (self.padded() * self.channels()) * (self.channels() + self.padded());
+        let (pixels, _) = self.isa.register_tile();
+        self.run = (panels / held / pixels * pixels).clamp(FEWEST_TILES.next_multiple_of(pixels), MOST_TILES);
+        self
+    }
+
+    /// The kernels, which several convolutions may share, until they are packed.
+    pub(super) fn kernels(&self) -> &Arc<[f32]> {
+        &self.kernels
+    }
+
+    /// Samples of the packed weights.
+    pub(super) fn packed_len(&self) -> usize {
+        self.method.side * self.method.side * self.channels() * self.padded()
+    }
+
+    /// Transforms the kernels and writes the result, in the order in which it is read, to zeros.
+    pub(super) fn pack(&self, packed: &mut [f32]) {
+        assert!(self.lanes().is_multiple_of(TOGETHER), "outputs that are transformed together lie in one vector");
+        let (transform, taps) = (self.method.weights(), self.method.taps());
+        let (padded, channels, side) = (self.padded(), self.channels(), self.side);
+        let inputs = self.inputs();
+        let outputs = self.kernels.len() / (inputs * side * side);
         let group = self.lanes() * VECTORS;
-        let taps = transform[0].len();
         let mut kernels = vec![[0.0; TOGETHER]; taps * taps];
         let [from, to] = self.sorts;
         for to_sort in 0..to * to {
@@ -197,10 +216,10 @@ impl Winograd {
                         let phases = [to_sort / to + from_sort / from, to_sort % to + from_sort % from];
                         for i in input..input + count {
                             for (at, kernels) in kernels.iter_mut().enumerate() {
-                                let [y, x] = [tap(phases[0], at / taps), tap(phases[1], at % taps)];
+                                let [y, x] = [self.tap(phases[0], at / taps), self.tap(phases[1], at % taps)];
                                 let there = y < side && x < side;
                                 for (output, kernel) in (output..outputs).zip(kernels) {
-                                    let weight = || weights[((output * inputs + i) * side + y) * side + x];
+                                    let weight = || self.kernels[((output * inputs + i) * side + y) * side + x];
                                     *kernel = if there { f64::from(weight()) } else { 0.0 };
                                 }
                             }
@@ -218,13 +237,20 @@ impl Winograd {
                 }
             }
         }
-        self.weights = Arc::new(packed.as_slice().into());
-        let panels = if self.weights.len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
-        // Whole register tiles.
-        let held = positions * (channels + padded);
-        let (pixels, _) = self.isa.register_tile();
-        self.run = (panels / held / pixels * pixels).clamp(FEWEST_TILES.next_multiple_of(pixels), MOST_TILES);
-        self
+    }
+
+    /// Which row or column of a kernel a sort of pixels has at a tap.
+    fn tap(&self, sort: usize, tap: usize) -> usize {
+        match (self.spread, self.sorts) {
+            (2, [_, 2]) => sort + 2 * (self.method.taps() - 1 - tap),
+            (2, _) => tap,
+            (_, [sorts, _]) => sorts * tap + sort,
+        }
+    }
+
+    /// Takes its weights from where they have been packed.
+    pub(super) fn take(&mut self, weights: &Arc<Samples>, place: usize) {
+        (self.weights, self.place, self.kernels) = (weights.clone(), place, Arc::default());
     }
 
     /// Whether one source more, of the result's size, can be added to the sums: it is before the activation.
@@ -267,11 +293,6 @@ impl Winograd {
     pub(super) fn tiles(&self, axis: usize, pixels: Range<usize>) -> Range<usize> {
         let [start, end] = [pixels.start, pixels.end].map(|pixel| pixel + self.shift[axis]);
         start / self.granule()..end.div_ceil(self.granule())
-    }
-
-    /// Samples of its transformed weights, and where they lie: several convolutions may share them.
-    pub(super) fn weights(&self) -> (*const f32, usize) {
-        (self.weights.as_ptr(), self.weights.len())
     }
 
     /// For a network of so many weights that they are read from memory for every run: makes runs of several rows of
@@ -318,6 +339,16 @@ impl Winograd {
 
     fn input_blocks(&self) -> usize {
         self.parts.iter().map(|part| part.0.div_ceil(self.lanes())).sum()
+    }
+
+    /// Channels of all sources.
+    fn inputs(&self) -> usize {
+        self.sources.iter().map(|source| source.0).sum()
+    }
+
+    /// Input channels, those of all sorts of pixels, with what fills up vectors.
+    fn channels(&self) -> usize {
+        self.input_blocks() * self.lanes()
     }
 
     /// All outputs, those of all sorts of pixels, with what fills up vectors.
@@ -402,6 +433,7 @@ impl Winograd {
             output_panel,
         };
         assert!(run.tiles() <= self.run, "a run beyond its panels");
+        assert!(self.weights.len() >= self.place + self.packed_len(), "weights that are not packed");
         // SAFETY: as the caller promises.
         unsafe {
             match (self.method.side, self.method.tile) {
@@ -633,8 +665,8 @@ impl<const SIDE: usize> Kernel for Products<'_, SIDE> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Self { run } = self;
-        let Winograd { parts, weights, .. } = run.winograd;
-        let (padded, channels) = (run.winograd.padded(), run.winograd.input_blocks() * V::LANES);
+        let Winograd { parts, weights, place, .. } = run.winograd;
+        let (padded, channels) = (run.winograd.padded(), run.winograd.channels());
         let tiles = run.tiles();
         let pitch = run.winograd.pitch(tiles);
         // Register tiles, and how many of them are wider by one.
@@ -645,7 +677,7 @@ impl<const SIDE: usize> Kernel for Products<'_, SIDE> {
             for position in 0..SIDE * SIDE {
                 let inputs = run.inputs.add(position * run.input_panel);
                 let sums = run.sums.add(position * run.output_panel);
-                let weights = weights.as_ptr().add(position * channels * padded);
+                let weights = weights.as_ptr().add(place + position * channels * padded);
                 for block in (0..padded / V::LANES).step_by(VECTORS) {
                     let vectors = (padded / V::LANES - block).min(VECTORS);
                     let weights = weights.add(block * V::LANES * channels);
