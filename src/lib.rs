@@ -20,6 +20,7 @@ pub mod models;
 pub mod montage;
 pub mod network;
 pub mod normalize;
+mod orient;
 pub mod restore;
 mod share;
 pub mod simulate;

@@ -42,16 +42,18 @@ fn tiles_cannot_be_seen() {
         let model = &models[round % models.len()];
         let (y, x) = (sides[numbers.below(sides.len())], sides[numbers.below(sides.len())]);
         let image = Image::from_plane(y, x, beads(y, x, round as u64)).expect("length fits");
-        let expected = run(model, &image, &untiled()).expect("untiled");
+        let self_ensemble = round % 7 == 3;
+        let expected = run(model, &image, &RestoreOptions { self_ensemble, ..untiled() }).expect("untiled");
         let options = RestoreOptions {
             tile: Some(1 + numbers.below(80)),
             overlap: Some(numbers.below(60)),
             threads: Some(1 + numbers.below(4)),
+            self_ensemble,
             ..RestoreOptions::default()
         };
         let mut tiles = 0;
         let found = restore(model, &image, &options, &mut |progress| {
-            tiles = progress.total / Watch::TILE;
+            tiles = progress.total / Watch::TILE / if self_ensemble { 8 } else { 1 };
             true
         })
         .expect("tiled");
@@ -60,6 +62,47 @@ fn tiles_cannot_be_seen() {
         assert!(difference <= 1e-5, "{y}x{x} {options:?}: {difference}");
     }
     assert!(tiled > 60, "only {tiled} of 160 cases had more than one tile");
+}
+
+/// Of a network that is not symmetric, against images that are turned by hand.
+#[test]
+fn a_self_ensemble_is_the_mean_of_what_turned_images_become() {
+    let (rows, columns) = (48, 32);
+    let image = Image::from_plane(rows, columns, beads(rows, columns, 5)).expect("length fits");
+    let network = unet(2, 4);
+    for (task, orientations) in [(Task::Denoise, 8), (Task::Axial, 4)] {
+        let model = model(&with_metadata(&network, &[("mdr.task", task.as_str())]));
+        let mut mean = Image::zeros(image.info.clone()).expect("memory");
+        for orientation in 0..orientations {
+            // Where a pixel lies in the turned image.
+            let size = if orientation < 4 { [rows, columns] } else { [columns, rows] };
+            let place = |i: usize, j: usize| {
+                let [y, x] = if orientation < 4 { [i, j] } else { [j, i] };
+                let y = if orientation % 2 == 1 { size[0] - 1 - y } else { y };
+                let x = if orientation / 2 % 2 == 1 { size[1] - 1 - x } else { x };
+                y * size[1] + x
+            };
+            let mut turned = vec![0.0; rows * columns];
+            let pixels = || (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
+            pixels().for_each(|(i, j)| turned[place(i, j)] = image.samples[i * columns + j]);
+            let turned = Image::from_plane(size[0], size[1], turned).expect("length fits");
+            let restored = run(&model, &turned, &RestoreOptions { slices: true, ..untiled() }).expect("restored");
+            pixels().for_each(|(i, j)| {
+                mean.samples[i * columns + j] += restored.samples[place(i, j)] / orientations as f32;
+            });
+        }
+        let options = RestoreOptions { self_ensemble: true, slices: true, ..untiled() };
+        let mut parts = 0;
+        let found = restore(&model, &image, &options, &mut |progress| {
+            parts = progress.total;
+            true
+        });
+        let found = found.expect("restored");
+        assert_eq!(parts, orientations * Watch::TILE);
+        assert!(relative_difference(&found, &mean) < 1e-5, "{task}");
+        let plain = run(&model, &image, &RestoreOptions { slices: true, ..untiled() }).expect("restored");
+        assert!(relative_difference(&plain, &mean) > 1e-3, "{task}: turned images become the same");
+    }
 }
 
 #[test]

@@ -108,6 +108,9 @@ struct Evaluate {
     /// Also write the mean figures into the model's metadata (mdr.metrics, "test"), under this name of the data.
     #[arg(long, value_name = "NAME")]
     record: Option<String>,
+    /// Restores the image in eight orientations (axial: four) and takes the mean.
+    #[arg(long)]
+    self_ensemble: bool,
     /// CPU threads; all of them without it.
     #[arg(long)]
     threads: Option<usize>,
@@ -314,7 +317,8 @@ fn run_synthesize(options: Synthesize) -> Result<()> {
 
 fn run_evaluate(options: &Evaluate) -> Result<()> {
     let model = mdr::Model::load(&options.model)?;
-    let restore = mdr::RestoreOptions { threads: options.threads, ..Default::default() };
+    let (threads, self_ensemble) = (options.threads, options.self_ensemble);
+    let restore = mdr::RestoreOptions { threads, self_ensemble, ..Default::default() };
     let rows = evaluate::evaluate(&model, &options.data, &restore)?;
     print!("{}", evaluate::table(&rows));
     if let Some(data) = &options.record {
