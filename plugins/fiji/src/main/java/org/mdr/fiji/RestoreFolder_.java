@@ -29,7 +29,8 @@ public class RestoreFolder_ implements PlugIn {
     private static final String COMMAND = "Restore Folder...";
     private static final String[] TASKS = {"denoise", "axial", "super-resolve"};
     private static final String[] KEYS = {
-        "input", "output", "task", "model", "channel", "tile", "overlap", "memory", "keep", "overwrite"
+        "input", "output", "task", "model", "channel", "tile", "overlap", "memory", "ensemble", "keep",
+        "overwrite"
     };
 
     private File input;

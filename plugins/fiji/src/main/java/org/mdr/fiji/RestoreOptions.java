@@ -12,7 +12,7 @@ public final class RestoreOptions {
     public static final String BUILT_IN = "built-in";
 
     static final String[] KEYS = {
-        "model", "planes", "channel", "tile", "overlap", "memory", "keep", "replace", "preview"
+        "model", "planes", "channel", "tile", "overlap", "memory", "ensemble", "keep", "replace", "preview"
     };
 
     /** Which planes of T and Z are restored, and count for the normalisation. */
@@ -52,6 +52,9 @@ public final class RestoreOptions {
 
     /** Bound on the working memory in MB; 0: the engine's. */
     public int memory;
+
+    /** Whether the result is the mean of those for the image flipped and turned, in as many times the time. */
+    public boolean ensemble;
 
     /** Whether the result has the type of the source, rounded and clamped, instead of 32 bit. */
     public boolean keep;
@@ -98,6 +101,9 @@ public final class RestoreOptions {
                 break;
             case "memory":
                 memory = number(key, value, "auto", 0, 1, "a number of MB above 0");
+                break;
+            case "ensemble":
+                ensemble = flag(key, value);
                 break;
             case "keep":
                 keep = flag(key, value);
@@ -154,6 +160,9 @@ public final class RestoreOptions {
         }
         if (memory > 0) {
             json.add("\"memory_limit_mb\":" + memory);
+        }
+        if (ensemble) {
+            json.add("\"self_ensemble\":true");
         }
         if (task.equals("axial")) {
             double[] size = Units.voxelUm(imp);

@@ -107,11 +107,12 @@ class CommandTest {
     @Test
     void oneChannelAndTiles() throws Exception {
         ImagePlus imp = Samples.image("c.tif", 16, 90, 80, 3, 2, 1);
-        String options = "model=built-in channel=2 tile=64 overlap=8 memory=300";
+        String options = "model=built-in channel=2 tile=64 overlap=8 memory=300 ensemble";
         ImagePlus restored = run(imp, "Denoise...", options);
         assertEquals(1, restored.getNChannels());
         ImagePlus expected = Samples.commandLine(
-                folder, imp, "--channel", "1", "--tile", "64", "--overlap", "8", "--memory-limit", "300");
+                folder, imp, "--channel", "1", "--tile", "64", "--overlap", "8", "--memory-limit", "300",
+                "--self-ensemble");
         assertTrue(Samples.same(expected, restored));
         assertTrue(restored.getStack().getSliceLabel(2).startsWith("plane 4"));
     }
