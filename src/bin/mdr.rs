@@ -13,13 +13,14 @@ use mdr::simulate::{Camera, Phantom, phantom};
 use mdr::tiff_io::{TiffReader, TiffWriter, read_tiff, write_tiff};
 use mdr::{
     Axes, Error, Image, ImageInfo, Model, Normalization, PixelType, PlaneIndex, PlaneSource, Progress, RestoreOptions,
-    Result, Task, models,
+    Result, Shape, Task, models,
 };
 use std::collections::HashSet;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Restores fluorescence micrographs: noisy, blurred, or coarsely sampled along the axis.
@@ -63,10 +64,10 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Restore {
-    /// TIFF files, or one folder of them
+    /// TIFF files, and folders of them
     #[arg(required = true)]
     input: Vec<PathBuf>,
-    /// File to write; a folder where there are several inputs
+    /// File to write; a folder where there are several inputs, or where there is such a folder already
     #[arg(short, long)]
     output: PathBuf,
     /// What to restore: denoise, axial or super-resolve, with the built-in model for it [default: what MODEL is
@@ -80,16 +81,16 @@ struct Restore {
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Side of the tiles in pixels; auto: chosen for speed within the memory limit
-    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = auto)]
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = tile)]
     tile: Auto,
     /// Pixels that neighbouring tiles share; auto: what the network's field needs
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = auto)]
     overlap: Auto,
     /// Threads; as many as there are processors unless given
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = above_0::<usize>)]
     threads: Option<usize>,
     /// Bound on the working memory [default: 2048]
-    #[arg(long, value_name = "MB")]
+    #[arg(long, value_name = "MB", value_parser = above_0::<u64>)]
     memory_limit: Option<u64>,
     /// Round as little as can be, at about half the speed; the default is off by some millionths of the image's range
     #[arg(long)]
@@ -108,10 +109,10 @@ struct Restore {
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
     /// Distance of Z planes in µm, where the file lacks it or is wrong; also what the result says
-    #[arg(long, value_name = "µm")]
+    #[arg(long, value_name = "µm", value_parser = length, allow_hyphen_values = true)]
     z_step: Option<f64>,
     /// Pixel size in µm, where the file lacks it or is wrong; also what the result says
-    #[arg(long, value_name = "µm")]
+    #[arg(long, value_name = "µm", value_parser = length, allow_hyphen_values = true)]
     pixel_size: Option<f64>,
     /// Normalisation to use instead of the model's: none, mean-std, or percentile:LOW,HIGH
     #[arg(long, value_name = "KIND", value_parser = normalization)]
@@ -177,6 +178,19 @@ fn auto(text: &str) -> std::result::Result<Auto, String> {
     text.parse().map(|n| Auto(Some(n))).map_err(|_| "expected auto or a number of pixels".into())
 }
 
+fn tile(text: &str) -> std::result::Result<Auto, String> {
+    auto(text).ok().filter(|tile| tile.0 != Some(0)).ok_or_else(|| "expected auto or a number of pixels above 0".into())
+}
+
+fn above_0<N: FromStr + PartialOrd + From<u8>>(text: &str) -> std::result::Result<N, String> {
+    text.parse().ok().filter(|number| *number > N::from(0)).ok_or_else(|| "expected a whole number above 0".into())
+}
+
+fn length(text: &str) -> std::result::Result<f64, String> {
+    let positive = |length: &f64| length.is_finite() && *length > 0.0;
+    text.parse().ok().filter(positive).ok_or_else(|| "expected a length in µm above 0".into())
+}
+
 fn normalization(text: &str) -> std::result::Result<Normalization, String> {
     let percentiles = |rest: &str| {
         let (low, high) = rest.split_once(',')?;
@@ -187,7 +201,9 @@ fn normalization(text: &str) -> std::result::Result<Normalization, String> {
         "mean-std" => Some(Normalization::MeanStd),
         _ => text.strip_prefix("percentile:").and_then(percentiles),
     };
-    kind.ok_or_else(|| "expected none, mean-std, or percentile:LOW,HIGH such as percentile:2,99.8".into())
+    let kind = kind.ok_or("expected none, mean-std, or percentile:LOW,HIGH such as percentile:2,99.8")?;
+    kind.check().map_err(|error| error.to_string())?;
+    Ok(kind)
 }
 
 /// Tells glibc what to do with the tensors of a tile when they are freed. Under a tight limit they go back to the system
@@ -295,10 +311,11 @@ impl Restore {
             make_folder(&self.output)?;
         }
         let mut failed = 0;
-        for (input, output) in &pairs {
-            match self.restore_file(&model, input, output, stop) {
+        for (number, (input, output)) in pairs.iter().enumerate() {
+            let place = if pairs.len() > 1 { format!(" ({} of {})", number + 1, pairs.len()) } else { String::new() };
+            match self.restore_file(&model, input, output, &place, stop) {
                 Ok(()) => {}
-                Err(Error::Cancelled) => return Err(Error::Cancelled.into()),
+                Err(Error::Cancelled) => return Err(Failure::Error(format!("{}{place}", Error::Cancelled))),
                 Err(error) => {
                     failed += 1;
                     complain(&about(&[input, output], &error));
@@ -340,7 +357,8 @@ impl Restore {
         Ok(pairs)
     }
 
-    fn restore_file(&self, model: &Model, input: &Path, output: &Path, stop: &AtomicBool) -> Result<()> {
+    /// `place` says which of several files it is.
+    fn restore_file(&self, model: &Model, input: &Path, output: &Path, place: &str, stop: &AtomicBool) -> Result<()> {
         let options = RestoreOptions {
             tile: self.tile.0,
             overlap: self.overlap.0,
@@ -367,7 +385,7 @@ impl Restore {
             ));
         }
         let mut sink = TiffWriter::create(output, &info, self.force)?;
-        let bar = self.progress_bar(input, info.shape.len());
+        let bar = self.progress_bar(input, place, info.shape.len());
         let outcome = restore_planes(model, &mut source, &mut sink, &options, &mut |progress: Progress| {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
@@ -380,7 +398,7 @@ impl Restore {
     }
 
     /// For a result of so many pixels.
-    fn progress_bar(&self, input: &Path, pixels: usize) -> ProgressBar {
+    fn progress_bar(&self, input: &Path, place: &str, pixels: usize) -> ProgressBar {
         let hidden = self.quiet || !std::io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let rate = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
@@ -391,7 +409,7 @@ impl Restore {
         let style = ProgressStyle::with_template("{msg} [{bar:32}] {prefix} tiles, {rate} Mpixel/s, {eta} left")
             .expect("the template is a constant")
             .with_key("rate", rate);
-        let name = input.file_name().unwrap_or_default().display().to_string();
+        let name = format!("{}{place}", input.file_name().unwrap_or_default().display());
         ProgressBar::with_draw_target(None, target).with_style(style).with_message(name)
     }
 }
@@ -444,6 +462,11 @@ fn info(model: &Path, json: bool, timing: Option<[usize; 2]>) -> Outcome {
     let task = model.to_str().and_then(|name| name.parse::<Task>().ok());
     let model = match task {
         Some(task) if !model.exists() => Model::builtin(task)?,
+        None if !model.exists() => {
+            let tasks = Task::ALL.map(Task::as_str).join(", ");
+            let message = format!("{}: neither a file nor a built-in model ({tasks})", model.display());
+            return Err(Failure::Error(message));
+        }
         _ => Model::load(model)?,
     };
     if let Some([side, threads]) = timing {
@@ -537,9 +560,10 @@ impl Evaluate {
         for (path, other) in std::iter::once((reference, &reference_image)).chain(input.as_ref().map(|(p, i)| (*p, i)))
         {
             if other.info.shape != image.info.shape {
+                let sides = |Shape { t, c, z, y, x }: Shape| format!("{t} x {c} x {z} x {y} x {x} (T, C, Z, Y, X)");
                 return Err(Error::ShapeMismatch {
-                    expected: format!("the shape of {}, {:?}", path.display(), other.info.shape),
-                    found: format!("{:?}", image.info.shape),
+                    expected: format!("the shape of {}, {}", path.display(), sides(other.info.shape)),
+                    found: sides(image.info.shape),
                 });
             }
         }

@@ -308,7 +308,7 @@ impl Value<'_> {
 }
 
 fn exists(path: &Path) -> Error {
-    let message = "the file exists already; choose another name, or force to replace it";
+    let message = "the file exists already; choose another name, or --force to replace it";
     Error::io(path, io::Error::new(ErrorKind::AlreadyExists, message))
 }
 
