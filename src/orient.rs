@@ -4,6 +4,7 @@
 //! quite the same of each; the mean is nearer to the truth.
 
 use crate::network::{Network, RunOptions, Watch};
+use crate::zeros::zeros;
 use crate::{Error, Result};
 
 /// What is done to rows and columns: first they may be exchanged, then reversed.
@@ -72,8 +73,9 @@ pub(crate) fn mean(
     let [_, y, x] = tile;
     let scale = network.field().scale;
     let made = [y * scale[1], x * scale[2]];
-    let mut turned = vec![0.0; samples.len()];
-    let (mut output, mut sum) = (Vec::new(), Vec::new());
+    let planes = |len: usize| zeros::<f32>(len).map_err(|_| Error::Inference(format!("no memory for {len} samples")));
+    let (mut turned, mut output) = (planes(samples.len())?, Vec::new());
+    let mut sum = planes(network.channels().1 * tile[0] * scale[0] * made[0] * made[1])?;
     for orientation in orientations {
         for (from, to) in samples.chunks_exact(y * x).zip(turned.chunks_exact_mut(y * x)) {
             orientation.places([y, x]).for_each(|(at, place)| to[place] = from[at]);
@@ -82,7 +84,6 @@ pub(crate) fn mean(
         if watch.stopped() {
             return Err(Error::Cancelled);
         }
-        sum.resize(output.len(), 0.0);
         for (from, to) in output.chunks_exact(made[0] * made[1]).zip(sum.chunks_exact_mut(made[0] * made[1])) {
             orientation.places(made).for_each(|(at, place)| to[at] += from[place]);
         }

@@ -196,7 +196,7 @@ impl Network {
 
     /// Frees what runs have kept for the next one, but for the memory of one run, if it has no more than `keep` bytes.
     pub fn release(&self, keep: u64) {
-        self.own.iter().filter_map(OnceLock::get).flatten().for_each(|own| own.release(keep));
+        self.own.iter().filter_map(OnceLock::get).flatten().fold(keep, |left, own| left - own.release(left));
     }
 
     /// Bytes of the weights.

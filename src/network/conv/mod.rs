@@ -176,14 +176,16 @@ impl Own {
         true
     }
 
-    /// Gives back what runs keep for the next one, but for the memory of one run, if it has no more than `keep` bytes.
-    pub(super) fn release(&self, keep: u64) {
+    /// Gives back what runs keep for the next one, but for the memory of one run, if it has no more than `keep` bytes: how
+    /// many are kept.
+    pub(super) fn release(&self, keep: u64) -> u64 {
         let mut arenas = self.arenas.lock().unwrap_or_else(PoisonError::into_inner);
         arenas.retain(|arena| arena.bytes() <= keep);
         arenas.truncate(1);
         if arenas.is_empty() {
             self.layouts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
+        arenas.iter().map(Arena::bytes).sum()
     }
 
     /// Runs it once: of each step its name, what it makes, and the nanoseconds.

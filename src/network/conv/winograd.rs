@@ -178,7 +178,7 @@ impl Winograd {
         self.bias.resize(bias.len().next_multiple_of(self.lanes()), 0.0);
         let panels = if self.packed_len() <= KEPT_WEIGHTS { PANEL_SAMPLES } else { MOST_PANEL_SAMPLES };
         // Whole register tiles.
-        let held = self.packed_len() / (self.padded() * self.channels()) * (self.channels() + self.padded());
+        let held = self.positions() * (self.channels() + self.padded());
         let (pixels, _) = self.isa.register_tile();
         self.run = (panels / held / pixels * pixels).clamp(FEWEST_TILES.next_multiple_of(pixels), MOST_TILES);
         self
@@ -191,7 +191,7 @@ impl Winograd {
 
     /// Samples of the packed weights.
     pub(super) fn packed_len(&self) -> usize {
-        self.method.side * self.method.side * self.channels() * self.padded()
+        self.positions() * self.channels() * self.padded()
     }
 
     /// Transforms the kernels and writes the result, in the order in which it is read, to zeros.
@@ -341,6 +341,11 @@ impl Winograd {
         self.parts.iter().map(|part| part.0.div_ceil(self.lanes())).sum()
     }
 
+    /// Positions of a transformed tile.
+    fn positions(&self) -> usize {
+        self.method.side * self.method.side
+    }
+
     /// Channels of all sources.
     fn inputs(&self) -> usize {
         self.sources.iter().map(|source| source.0).sum()
@@ -368,8 +373,7 @@ impl Winograd {
 
     /// Samples of scratch that a thread needs.
     pub(super) fn scratch(&self) -> usize {
-        let positions = self.method.side * self.method.side;
-        positions * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes()))
+        self.positions() * (self.panel(self.input_blocks()) + self.panel(self.padded() / self.lanes()))
     }
 
     /// Items of work for so many threads in these rows of a result of so many columns: rows, of several rows of tiles,
@@ -429,7 +433,7 @@ impl Winograd {
             columns: columns * run / runs..columns * (run + 1) / runs,
             inputs: scratch,
             input_panel,
-            sums: scratch.wrapping_add(self.method.side * self.method.side * input_panel),
+            sums: scratch.wrapping_add(self.positions() * input_panel),
             output_panel,
         };
         assert!(run.tiles() <= self.run, "a run beyond its panels");

@@ -8,6 +8,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.function.Function;
+import java.util.function.Supplier;
 
 /**
  * The models that commands have used last stay open: to open one, and to get the memory that it works in, takes as long
@@ -51,16 +52,12 @@ final class OpenModels {
         }
     }
 
-    private interface Opener {
-        MdrModel open();
-    }
-
-    private static <T> T with(List<Object> key, Opener opener, Function<MdrModel, T> work) {
+    private static <T> T with(List<Object> key, Supplier<MdrModel> opener, Function<MdrModel, T> work) {
         Entry entry;
         synchronized (OPEN) {
             entry = OPEN.get(key);
             if (entry == null) {
-                entry = new Entry(opener.open());
+                entry = new Entry(opener.get());
                 OPEN.put(key, entry);
             }
             entry.users++;
