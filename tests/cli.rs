@@ -247,6 +247,26 @@ fn a_folder_run_goes_on_past_bad_files() {
 }
 
 #[test]
+fn a_folder_run_goes_on_where_it_was_stopped() {
+    let place = Place::new();
+    place.make_folder("in");
+    place.make_folder("out");
+    place.put_image("in/a.tif", &plane(20, 20, 1));
+    place.put_image("in/b.tif", &plane(20, 20, 2));
+    place.put("out/a.tif", b"done before");
+    place.restores("in -o out --model identity.onnx --skip-existing");
+    assert!(fs::read(place.path("out/a.tif")).unwrap() == b"done before");
+    assert!(max_difference(&place.image("out/b.tif").samples, &beads(20, 20, 2)) < 0.01);
+    let before = place.content();
+    place.restores("in -o out --model identity.onnx --skip-existing");
+    place.restores("in/a.tif -o out/a.tif --model identity.onnx --skip-existing");
+    assert!(place.content() == before);
+    let end = place.mdr("restore in -o in --model identity.onnx --skip-existing");
+    assert!(end.status == Some(1) && end.err.contains("the output is the input"), "{end:?}");
+    place.misuses("restore in -o out --model identity.onnx --skip-existing --force", &["--skip-existing", "--force"]);
+}
+
+#[test]
 fn calibration_survives() {
     let place = Place::new();
     let mut image = stack(Shape { t: 2, c: 1, z: 3, y: 16, x: 12 }, PixelType::U16);
@@ -660,6 +680,18 @@ fn info_tells_the_facts() {
         let found = text.lines().any(|line| line.split_whitespace().eq(words));
         assert!(found, "{words:?} is not in {text}");
     }
+    let scores = |psnr, ssim| serde_json::json!({"psnr_affine": psnr, "ssim_affine": ssim});
+    let set = |data| serde_json::json!({"data": data, "images": 3, "input": scores(17.0, 0.2), "restored": scores(30.126, 0.8)});
+    let mut metrics = set("val");
+    metrics["test"] = serde_json::json!([set("test")]);
+    place.put("scored.onnx", &with_metadata(&mean3(), &[("mdr.metrics", &metrics.to_string())]));
+    let text = place.works("info scored.onnx");
+    for set in ["val", "test"] {
+        assert!(text.contains(&format!("\n{:22}{set} (3): 17.00 dB / 0.200 -> 30.13 dB / 0.800\n", "")), "{text}");
+    }
+    // Metrics of other programs are shown as they are.
+    place.put("scored.onnx", &with_metadata(&mean3(), &[("mdr.metrics", r#"{"loss":1}"#)]));
+    assert!(place.works("info scored.onnx").contains(r#"{"loss":1}"#));
     place.refuses("info missing.onnx", &["missing.onnx: "]);
     place.refuses("info missing.onnx --json", &["missing.onnx: "]);
 }
@@ -813,6 +845,7 @@ fn wrong_usage_is_status_2() {
         ("restore in.tif -o out.tif --z-step far", "far"),
         ("restore in.tif -o out.tif --normalization magic", "percentile"),
         ("restore in.tif -o out.tif --task derain", "denoise"),
+        ("restore in.tif -o out.png", "out.png: the result is a TIFF file"),
         ("restore in.tif other/in.tif -o out --model mean.onnx", "two inputs are called in.tif"),
         ("evaluate in.tif", "REFERENCE"),
         ("evaluate in.tif other", "two files or two folders"),

@@ -120,6 +120,9 @@ struct Restore {
     /// Replace files that exist
     #[arg(long)]
     force: bool,
+    /// Leave out what has been restored: files whose result exists, as of a folder whose run was stopped
+    #[arg(long, conflicts_with = "force")]
+    skip_existing: bool,
     /// No progress bar
     #[arg(short, long)]
     quiet: bool,
@@ -302,7 +305,10 @@ impl Restore {
         let slash =
             self.output.as_os_str().as_encoded_bytes().last().is_some_and(|&end| std::path::is_separator(end.into()));
         let to_folder = self.input.len() > 1 || self.input[0].is_dir() || slash;
-        let pairs = self.pairs(to_folder)?;
+        let mut pairs = self.pairs(to_folder)?;
+        if self.skip_existing {
+            pairs.retain(|(input, output)| !output.exists() || same_file(input, output));
+        }
         let model = match &self.model {
             Some(path) => Model::load(path)?,
             None => Model::builtin(self.task.unwrap_or(Task::Denoise))?,
@@ -331,13 +337,17 @@ impl Restore {
         Ok(())
     }
 
-    /// Every input file with the file it becomes.
+    /// Every input file with the file it becomes; at least one.
     fn pairs(&self, to_folder: bool) -> std::result::Result<Vec<(PathBuf, PathBuf)>, Failure> {
         let mut inputs = Vec::new();
         for input in &self.input {
             if input.is_dir() { inputs.extend(tiffs_in(input)?) } else { inputs.push(input.clone()) }
         }
         if !to_folder && !self.output.is_dir() {
+            if self.output.extension().is_some() && !is_tiff(&self.output) {
+                let message = "the result is a TIFF file; expected a name that ends with .tif or .tiff";
+                return Err(Failure::Usage(format!("{}: {message}", self.output.display())));
+            }
             return Ok(vec![(inputs.remove(0), self.output.clone())]);
         }
         let mut names = HashSet::new();
@@ -438,6 +448,11 @@ fn make_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|source| Error::io(folder, source))
 }
 
+/// By the end of its name.
+fn is_tiff(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("tif") || end.eq_ignore_ascii_case("tiff"))
+}
+
 /// The TIFF files of a folder, by name; at least one.
 fn tiffs_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let io = |source| Error::io(folder, source);
@@ -445,9 +460,7 @@ fn tiffs_in(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
-        let tiff = extension.is_some_and(|extension| extension == "tif" || extension == "tiff");
-        if tiff && !hidden && path.is_file() {
+        if is_tiff(&path) && !hidden && path.is_file() {
             files.push(path);
         }
     }
@@ -482,11 +495,28 @@ fn info(model: &Path, json: bool, timing: Option<[usize; 2]>) -> Outcome {
             serde_json::Value::Null => continue,
             serde_json::Value::String(value) if value.is_empty() => continue,
             serde_json::Value::String(value) => value.clone(),
+            metrics if key == "metrics" => scores(metrics).unwrap_or_else(|| metrics.to_string()),
             other => other.to_string(),
         };
+        let value = value.replace('\n', &format!("\n{:22}", ""));
         text += &format!("{:22}{value}\n", key.replace('_', " "));
     }
     print(&text)
+}
+
+/// The metrics of a model of this project, a line for each set of images.
+fn scores(metrics: &serde_json::Value) -> Option<String> {
+    let line = |set: &serde_json::Value| {
+        let [input, restored] = ["input", "restored"].map(|of| {
+            let score = |name: &str| set[of][name].as_f64();
+            Some(format!("{:.2} dB / {:.3}", score("psnr_affine")?, score("ssim_affine")?))
+        });
+        let (data, images) = (set["data"].as_str()?, set["images"].as_u64()?);
+        Some(format!("{data} ({images}): {} -> {}", input?, restored?))
+    };
+    let sets = std::iter::once(metrics).chain(metrics["test"].as_array().into_iter().flatten());
+    let lines = sets.map(line).collect::<Option<Vec<_>>>()?;
+    Some(format!("affine PSNR / SSIM, input -> restored\n{}", lines.join("\n")))
 }
 
 /// Milliseconds, share and nanoseconds per pixel of every step.
