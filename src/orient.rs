@@ -4,8 +4,13 @@
 //! quite the same of each; the mean is nearer to the truth.
 
 use crate::network::{Network, RunOptions, Watch};
+use crate::share::{PIECE, share};
 use crate::zeros::zeros;
 use crate::{Error, Result};
+use ndarray::{ArrayView3, ArrayViewMut3, Axis};
+
+/// Side of the blocks in which planes are turned: one of both lies column by column in memory.
+const BLOCK: usize = 16;
 
 /// What is done to rows and columns: first they may be exchanged, then reversed.
 #[derive(Clone, Copy)]
@@ -44,18 +49,52 @@ impl Orientation {
         if self.exchanged { [z, x, y] } else { [z, y, x] }
     }
 
-    /// Where each sample of a plane of Y, X samples goes: pairs of its place and that in this orientation.
-    fn places(self, [y, x]: [usize; 2]) -> impl Iterator<Item = (usize, usize)> {
-        let [_, rows, columns] = self.sides([1, y, x]);
-        (0..y).flat_map(move |i| {
-            (0..x).map(move |j| {
-                let [row, column] = if self.exchanged { [j, i] } else { [i, j] };
-                let row = if self.upside_down { rows - 1 - row } else { row };
-                let column = if self.mirrored { columns - 1 - column } else { column };
-                (i * x + j, row * columns + column)
-            })
-        })
+    /// Planes, C·Z, Y, X, seen in this orientation.
+    fn turned(self, mut planes: ArrayView3<'_, f32>) -> ArrayView3<'_, f32> {
+        if self.exchanged {
+            planes.swap_axes(1, 2);
+        }
+        self.reversed(planes)
     }
+
+    /// What is in this orientation, seen as it was.
+    fn turned_back(self, planes: ArrayView3<'_, f32>) -> ArrayView3<'_, f32> {
+        let mut planes = self.reversed(planes);
+        if self.exchanged {
+            planes.swap_axes(1, 2);
+        }
+        planes
+    }
+
+    fn reversed(self, mut planes: ArrayView3<'_, f32>) -> ArrayView3<'_, f32> {
+        for (reversed, axis) in [(self.upside_down, Axis(1)), (self.mirrored, Axis(2))] {
+            if reversed {
+                planes.invert_axis(axis);
+            }
+        }
+        planes
+    }
+}
+
+/// All planes of samples, C, Z, Y, X.
+fn planes(samples: &[f32], [_, y, x]: [usize; 3]) -> ArrayView3<'_, f32> {
+    ArrayView3::from_shape((samples.len() / (y * x), y, x), samples).expect("whole planes")
+}
+
+fn planes_mut(samples: &mut [f32], [_, y, x]: [usize; 3]) -> ArrayViewMut3<'_, f32> {
+    ArrayViewMut3::from_shape((samples.len() / (y * x), y, x), samples).expect("whole planes")
+}
+
+/// Does `put` to each sample and the one at its place in `from`.
+fn each(mut to: ArrayViewMut3<'_, f32>, from: ArrayView3<'_, f32>, threads: usize, put: fn(&mut f32, &f32)) {
+    let threads = threads.min(to.len() / PIECE).max(1);
+    let bands = to.axis_chunks_iter_mut(Axis(1), BLOCK).zip(from.axis_chunks_iter(Axis(1), BLOCK));
+    share(bands, threads, |next| {
+        while let Some((mut to, from)) = next() {
+            let blocks = to.axis_chunks_iter_mut(Axis(2), BLOCK).zip(from.axis_chunks_iter(Axis(2), BLOCK));
+            blocks.for_each(|(mut to, from)| to.zip_mut_with(&from, put));
+        }
+    });
 }
 
 /// Runs a tile, C, Z, Y, X, in each of these orientations, and returns the mean, whose sides are `scale` times the tile's.
@@ -70,25 +109,46 @@ pub(crate) fn mean(
     options: RunOptions,
     watch: &Watch,
 ) -> Result<Vec<f32>> {
-    let [_, y, x] = tile;
     let scale = network.field().scale;
-    let made = [y * scale[1], x * scale[2]];
-    let planes = |len: usize| zeros::<f32>(len).map_err(|_| Error::Inference(format!("no memory for {len} samples")));
-    let (mut turned, mut output) = (planes(samples.len())?, Vec::new());
-    let mut sum = planes(network.channels().1 * tile[0] * scale[0] * made[0] * made[1])?;
+    let made = [0, 1, 2].map(|axis| tile[axis] * scale[axis]);
+    let memory = |len: usize| zeros::<f32>(len).map_err(|_| Error::Inference(format!("no memory for {len} samples")));
+    let (mut turned, mut output) = (memory(samples.len())?, Vec::new());
+    let mut sum = memory(network.channels().1 * made.iter().product::<usize>())?;
     for orientation in orientations {
-        for (from, to) in samples.chunks_exact(y * x).zip(turned.chunks_exact_mut(y * x)) {
-            orientation.places([y, x]).for_each(|(at, place)| to[place] = from[at]);
-        }
-        network.run_into(&turned, orientation.sides(tile), &mut output, options, watch)?;
+        let [there, made_there] = [tile, made].map(|sides| orientation.sides(sides));
+        let from = orientation.turned(planes(samples, tile));
+        each(planes_mut(&mut turned, there), from, options.threads, |to, from| *to = *from);
+        network.run_into(&turned, there, &mut output, options, watch)?;
         if watch.stopped() {
             return Err(Error::Cancelled);
         }
-        for (from, to) in output.chunks_exact(made[0] * made[1]).zip(sum.chunks_exact_mut(made[0] * made[1])) {
-            orientation.places(made).for_each(|(at, place)| to[at] += from[place]);
-        }
+        let from = orientation.turned_back(planes(&output, made_there));
+        each(planes_mut(&mut sum, made), from, options.threads, |to, from| *to += *from);
     }
     let part = 1.0 / orientations.len() as f32;
     sum.iter_mut().for_each(|sample| *sample *= part);
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_turned_by_several_threads_can_be_turned_back() {
+        let sides = [1, PIECE / 200, 2 * 200 + 1];
+        let samples: Vec<f32> = (0..sides[1] * sides[2]).map(|index| index as f32).collect();
+        let mut seen = Vec::new();
+        for orientation in ALL {
+            let there = orientation.sides(sides);
+            let (mut turned, mut back) = (vec![0.0; samples.len()], vec![1.0; samples.len()]);
+            let from = orientation.turned(planes(&samples, sides));
+            each(planes_mut(&mut turned, there), from, 3, |to, from| *to = *from);
+            let from = orientation.turned_back(planes(&turned, there));
+            each(planes_mut(&mut back, sides), from, 3, |to, from| *to += *from - 1.0);
+            assert!(back == samples, "{there:?}");
+            assert!(!seen.contains(&turned), "the same as another");
+            seen.push(turned);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Net, Numbers, beads, identity, identity_3d, mean3, mean3_3d, noise, unet, upsample2, with_metadata};
+use common::{Attribute, Net, Numbers, beads, identity, identity_3d, mean3, noise, unet, upsample2, with_metadata};
 use mdr::network::{RunOptions, Watch};
 use mdr::restore::{fit_planes, output_info, restore_planes};
 use mdr::{
@@ -64,32 +64,53 @@ fn tiles_cannot_be_seen() {
     assert!(tiled > 60, "only {tiled} of 160 cases had more than one tile");
 }
 
-/// Of a network that is not symmetric, against images that are turned by hand.
+/// A convolution that treats no direction like another; sides of the image Z, Y, X or Y, X, `None` for free ones.
+fn lopsided(sides: &[Option<usize>]) -> Vec<u8> {
+    let mut net = Net::with_input(&[&[None, Some(1)], sides].concat());
+    let kernel = vec![3; sides.len()];
+    let weight = net.floats(&[vec![1, 1], kernel].concat(), &noise(9, 3usize.pow(sides.len() as u32)));
+    let y = net.op("Conv", &["image", &weight], &[("pads", Attribute::Ints(vec![1; 2 * sides.len()]))]);
+    let y = net.op("Relu", &[&y], &[]);
+    net.finish(&y)
+}
+
+/// Of networks that are not symmetric, against images that are turned by hand.
 #[test]
 fn a_self_ensemble_is_the_mean_of_what_turned_images_become() {
-    let (rows, columns) = (48, 32);
-    let image = Image::from_plane(rows, columns, beads(rows, columns, 5)).expect("length fits");
-    let network = unet(2, 4);
-    for (task, orientations) in [(Task::Denoise, 8), (Task::Axial, 4)] {
-        let model = model(&with_metadata(&network, &[("mdr.task", task.as_str())]));
+    let plane = [1, 52, 36];
+    let axial = with_metadata(&unet(2, 4), &[("mdr.task", Task::Axial.as_str())]);
+    let of_one_size = lopsided(&[Some(52), Some(36)]);
+    for (bytes, [depth, rows, columns], orientations) in
+        [(unet(2, 4), plane, 8), (axial, plane, 4), (of_one_size, plane, 4), (lopsided(&[None; 3]), [5, 20, 13], 8)]
+    {
+        let model = model(&bytes);
+        let image_of = |y, x, samples| {
+            let info = ImageInfo::new(Shape { t: 1, c: 1, z: depth, y, x }, PixelType::F32);
+            Image::new(info, samples).expect("length fits")
+        };
+        let image = image_of(rows, columns, beads(depth * rows, columns, 5));
         let mut mean = Image::zeros(image.info.clone()).expect("memory");
         for orientation in 0..orientations {
             // Where a pixel lies in the turned image.
             let size = if orientation < 4 { [rows, columns] } else { [columns, rows] };
-            let place = |i: usize, j: usize| {
+            let place = |z: usize, i: usize, j: usize| {
                 let [y, x] = if orientation < 4 { [i, j] } else { [j, i] };
                 let y = if orientation % 2 == 1 { size[0] - 1 - y } else { y };
                 let x = if orientation / 2 % 2 == 1 { size[1] - 1 - x } else { x };
-                y * size[1] + x
+                (z * size[0] + y) * size[1] + x
             };
-            let mut turned = vec![0.0; rows * columns];
-            let pixels = || (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
-            pixels().for_each(|(i, j)| turned[place(i, j)] = image.samples[i * columns + j]);
-            let turned = Image::from_plane(size[0], size[1], turned).expect("length fits");
-            let restored = run(&model, &turned, &RestoreOptions { slices: true, ..untiled() }).expect("restored");
-            pixels().for_each(|(i, j)| {
-                mean.samples[i * columns + j] += restored.samples[place(i, j)] / orientations as f32;
-            });
+            let at = |place: usize| [place / columns / rows, place / columns % rows, place % columns];
+            let mut turned = vec![0.0; image.samples.len()];
+            for (pixel, sample) in image.samples.iter().enumerate() {
+                let [z, i, j] = at(pixel);
+                turned[place(z, i, j)] = *sample;
+            }
+            let options = RestoreOptions { slices: true, ..untiled() };
+            let restored = run(&model, &image_of(size[0], size[1], turned), &options).expect("restored");
+            for (pixel, sample) in mean.samples.iter_mut().enumerate() {
+                let [z, i, j] = at(pixel);
+                *sample += restored.samples[place(z, i, j)] / orientations as f32;
+            }
         }
         let options = RestoreOptions { self_ensemble: true, slices: true, ..untiled() };
         let mut parts = 0;
@@ -99,23 +120,24 @@ fn a_self_ensemble_is_the_mean_of_what_turned_images_become() {
         });
         let found = found.expect("restored");
         assert_eq!(parts, orientations * Watch::TILE);
-        assert!(relative_difference(&found, &mean) < 1e-5, "{task}");
+        assert!(relative_difference(&found, &mean) < 1e-5, "{depth} {rows} {columns} {orientations}");
         let plain = run(&model, &image, &RestoreOptions { slices: true, ..untiled() }).expect("restored");
-        assert!(relative_difference(&plain, &mean) > 1e-3, "{task}: turned images become the same");
+        assert!(relative_difference(&plain, &mean) > 1e-3, "{depth} {rows} {columns}: turned images become the same");
     }
 }
 
 #[test]
 fn volumes_are_tiled_along_all_axes() {
-    let model = model(&mean3_3d());
+    let model = model(&lopsided(&[None; 3]));
     let shape = Shape { t: 2, c: 2, z: 9, y: 20, x: 33 };
     let image = Image::new(ImageInfo::new(shape, PixelType::F32), noise(3, shape.len())).expect("length fits");
-    let expected = run(&model, &image, &untiled()).expect("untiled");
-    for (tile, overlap, threads) in [(4, 0, 2), (7, 5, 3), (12, 9, 1)] {
+    for (tile, overlap, threads, self_ensemble) in [(4, 0, 2, false), (7, 5, 3, true), (12, 9, 1, false)] {
+        let expected = run(&model, &image, &RestoreOptions { self_ensemble, ..untiled() }).expect("untiled");
         let options = RestoreOptions {
             tile: Some(tile),
             overlap: Some(overlap),
             threads: Some(threads),
+            self_ensemble,
             ..RestoreOptions::default()
         };
         let difference = relative_difference(&run(&model, &image, &options).expect("tiled"), &expected);
