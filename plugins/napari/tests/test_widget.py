@@ -80,6 +80,14 @@ def test_run_equals_the_numpy_interface(viewer, qtbot):
     assert widget.status.text() == "done"
     assert widget.run_button.isEnabled()
 
+    widget.image.setCurrentText("stack")
+    widget.ensemble.setChecked(True)
+    widget.run_button.click()
+    finished(qtbot, widget)
+    assert np.array_equal(viewer.layers[-1].data, restore(image, tile=128, self_ensemble=True))
+    assert not np.array_equal(viewer.layers[-1].data, restore(image, tile=128))
+    widget.ensemble.setChecked(False)
+
     # One plane: where it lies in its stack, with as many axes.
     viewer.dims.set_point(0, 4.0)
     widget.image.setCurrentText("stack")
@@ -355,12 +363,13 @@ def test_settings_are_remembered(viewer, qtbot):
     widget = open_widget(viewer)
     widget.tile.setValue(256)
     widget.memory.setValue(500)
+    widget.ensemble.setChecked(True)
     widget.extent.setCurrentText("current plane")
     from napari_mdr._widget import RestoreWidget
 
     again = RestoreWidget(viewer)
     qtbot.addWidget(again)
-    assert (again.tile.value(), again.memory.value()) == (256, 500)
+    assert (again.tile.value(), again.memory.value(), again.ensemble.isChecked()) == (256, 500, True)
     assert again.extent.currentText() == "current plane"
 
 

@@ -103,6 +103,11 @@ class RestoreWidget(QWidget):
             box.setRange(0, highest)
             box.setSpecialValueText("auto")
             box.setSuffix(unit)
+        self.ensemble = QCheckBox("Self-ensemble")
+        self.ensemble.setToolTip(
+            "The mean of the results for the image flipped and turned in eight ways (axial: four): slightly better, "
+            "in as many times the time"
+        )
         self.preview = QCheckBox("Preview of the visible region")
         self.expert = QCheckBox("Expert settings")
         self.run_button, self.cancel_button = QPushButton("Run"), QPushButton("Cancel")
@@ -134,6 +139,7 @@ class RestoreWidget(QWidget):
             ("Memory limit", self.memory),
         ):
             expert.addRow(title, box)
+        expert.addRow(self.ensemble)
         self.expert_settings.setVisible(False)
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button)
@@ -167,6 +173,7 @@ class RestoreWidget(QWidget):
             edit.editingFinished.connect(self._changed)
         for box in (self.tile, self.overlap, self.threads, self.memory):
             box.valueChanged.connect(self._changed)
+        self.ensemble.toggled.connect(self._changed)
         self.expert.toggled.connect(self.expert_settings.setVisible)
         self.expert.toggled.connect(self._remember)
         self.preview.toggled.connect(self._preview_toggled)
@@ -322,6 +329,7 @@ class RestoreWidget(QWidget):
             "overlap": self.overlap.value() or None,
             "threads": self.threads.value() or None,
             "memory_limit_mb": self.memory.value() or None,
+            "self_ensemble": self.ensemble.isChecked() or None,
             "channel": self.channel.currentData(),
             "pixel_size_um": length_um(self.pixel_size.text(), "pixel size"),
             "z_step_um": length_um(self.z_step.text(), "z step"),
@@ -383,6 +391,7 @@ class RestoreWidget(QWidget):
             "model": self.model.currentData(),
             "whole": self.extent.currentData(),
             "expert": self.expert.isChecked(),
+            "ensemble": self.ensemble.isChecked(),
             **{name: getattr(self, name).value() for name in ("tile", "overlap", "threads", "memory")},
         }
         text = json.dumps(kept)
@@ -397,6 +406,7 @@ class RestoreWidget(QWidget):
             self.extent.setCurrentIndex(max(0, self.extent.findData(kept.get("whole", True))))
             self.expert.setChecked(bool(kept.get("expert", False)))
             self.expert_settings.setVisible(self.expert.isChecked())
+            self.ensemble.setChecked(bool(kept.get("ensemble", False)))
             for name in ("tile", "overlap", "threads", "memory"):
                 getattr(self, name).setValue(int(kept.get(name, 0)))
             model = kept.get("model")

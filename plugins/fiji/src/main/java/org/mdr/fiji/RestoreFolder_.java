@@ -30,13 +30,14 @@ public class RestoreFolder_ implements PlugIn {
     private static final String[] TASKS = {"denoise", "axial", "super-resolve"};
     private static final String[] KEYS = {
         "input", "output", "task", "model", "channel", "tile", "overlap", "memory", "ensemble", "keep",
-        "overwrite"
+        "overwrite", "skip"
     };
 
     private File input;
     private File output;
     private String task = TASKS[0];
     private boolean overwrite;
+    private boolean skip;
     private RestoreOptions options;
 
     /**
@@ -80,8 +81,11 @@ public class RestoreFolder_ implements PlugIn {
         dialog.addStringField("Tile (pixels)", "auto", 6);
         dialog.addStringField("Overlap (pixels)", "auto", 6);
         dialog.addStringField("Memory (MB)", "auto", 6);
+        String[] flags = {"ensemble", "keep", "overwrite", "skip"};
+        dialog.addCheckbox("Ensemble (4 or 8 times as long)", false);
         dialog.addCheckbox("Keep source type", false);
         dialog.addCheckbox("Overwrite files", false);
+        dialog.addCheckbox("Skip finished files", false);
         dialog.showDialog();
         if (dialog.wasCanceled()) {
             return null;
@@ -94,7 +98,9 @@ public class RestoreFolder_ implements PlugIn {
         for (String key : new String[] {"model", "channel", "tile", "overlap", "memory"}) {
             macro.append(' ').append(key).append("=[").append(dialog.getNextString().trim()).append(']');
         }
-        macro.append(dialog.getNextBoolean() ? " keep" : "").append(dialog.getNextBoolean() ? " overwrite" : "");
+        for (String flag : flags) {
+            macro.append(dialog.getNextBoolean() ? " " + flag : "");
+        }
         return macro.toString();
     }
 
@@ -107,10 +113,18 @@ public class RestoreFolder_ implements PlugIn {
         if (!Arrays.asList(TASKS).contains(task)) {
             throw MacroOptions.wrong("task=" + asked + ": expected " + String.join(", ", TASKS));
         }
-        String flag = given.remove("overwrite");
-        overwrite = flag != null && RestoreOptions.flag("overwrite", flag);
+        overwrite = flag(given, "overwrite");
+        skip = flag(given, "skip");
+        if (overwrite && skip) {
+            throw MacroOptions.wrong("overwrite and skip: expected one of them");
+        }
         options = RestoreOptions.of(given);
         return this;
+    }
+
+    private static boolean flag(Map<String, String> given, String key) {
+        String value = given.remove(key);
+        return value != null && RestoreOptions.flag(key, value);
     }
 
     private static File file(String path, String key) {
@@ -121,17 +135,18 @@ public class RestoreFolder_ implements PlugIn {
     }
 
     private int restore(ImageJProgress progress) {
-        File[] files = input.isFile() ? new File[] {input} : input.listFiles(RestoreFolder_::isTiff);
-        if (files == null) {
+        File[] found = input.isFile() ? new File[] {input} : input.listFiles(RestoreFolder_::isTiff);
+        if (found == null) {
             throw new MdrException(MdrException.IO, input + ": no such folder");
         }
         if (input.isFile() && !isTiff(input)) {
             throw new MdrException(MdrException.IO, input + ": no .tif or .tiff file");
         }
-        if (files.length == 0) {
+        if (found.length == 0) {
             throw new MdrException(MdrException.IO, input + ": no .tif or .tiff file in this folder");
         }
-        Arrays.sort(files);
+        Arrays.sort(found);
+        File[] files = Arrays.stream(found).filter(file -> !skip || !Files.exists(target(file))).toArray(File[]::new);
         try {
             Files.createDirectories(output.toPath());
             if (Files.isSameFile(output.toPath(), input.isFile() ? folder(input) : input.toPath())) {
@@ -175,10 +190,14 @@ public class RestoreFolder_ implements PlugIn {
         return failed;
     }
 
+    private Path target(File file) {
+        return output.toPath().resolve(file.getName());
+    }
+
     private void restore(MdrModel model, File file, Progress progress) {
-        Path target = output.toPath().resolve(file.getName());
+        Path target = target(file);
         if (Files.exists(target) && !overwrite) {
-            throw new MdrException(MdrException.IO, target + " exists; add overwrite to replace it");
+            throw new MdrException(MdrException.IO, target + " exists; add overwrite to replace it, or skip");
         }
         ImagePlus restored = new Restorer(open(file), task, options).run(model, progress);
         try {

@@ -150,6 +150,7 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
         dialog.addStringField("Tile (pixels)", "auto", 6);
         dialog.addStringField("Overlap (pixels)", "auto", 6);
         dialog.addStringField("Memory (MB)", "auto", 6);
+        dialog.addCheckbox("Ensemble (" + (task.equals("axial") ? 4 : 8) + " times as long)", false);
         dialog.addCheckbox("Keep source type", false);
         if (imp.getStackSize() == 1) {
             dialog.addCheckbox("Replace image", false);
@@ -180,7 +181,7 @@ public class Restore_ implements ExtendedPlugInFilter, DialogListener {
             for (String key : new String[] {"tile", "overlap", "memory"}) {
                 macro.append(' ').append(key).append("=[").append(dialog.getNextString().trim()).append(']');
             }
-            macro.append(dialog.getNextBoolean() ? " keep" : "");
+            macro.append(dialog.getNextBoolean() ? " ensemble" : "").append(dialog.getNextBoolean() ? " keep" : "");
             if (source.getStackSize() == 1) {
                 macro.append(dialog.getNextBoolean() ? " replace" : "");
             }

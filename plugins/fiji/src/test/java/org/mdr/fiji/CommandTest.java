@@ -22,6 +22,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.attribute.FileTime;
 import java.time.Duration;
 import java.util.Arrays;
 import java.util.Set;
@@ -398,6 +399,17 @@ class CommandTest {
         assertTrue(Samples.same(Samples.commandLine(folder, a), IJ.openImage(out.resolve("a.tif").toString())));
         assertTrue(Samples.same(Samples.commandLine(folder, b), IJ.openImage(out.resolve("b.TIFF").toString())));
         assertEquals(2, Files.list(out).count());
+
+        // What is there is left as it is, the other is restored.
+        byte[] before = Files.readAllBytes(out.resolve("a.tif"));
+        Files.delete(out.resolve("b.TIFF"));
+        Files.setLastModifiedTime(out.resolve("a.tif"), FileTime.fromMillis(0));
+        assertEquals("1", RestoreFolder_.apply(options + " skip"));
+        assertEquals("0", RestoreFolder_.apply(options + " skip"));
+        assertEquals(0, Files.getLastModifiedTime(out.resolve("a.tif")).toMillis());
+        assertArrayEquals(before, Files.readAllBytes(out.resolve("a.tif")));
+        assertTrue(Samples.same(Samples.commandLine(folder, b), IJ.openImage(out.resolve("b.TIFF").toString())));
+        assertThrows(MdrException.class, () -> RestoreFolder_.apply(options + " skip overwrite"));
 
         Files.write(in.resolve("c.tif"), new byte[100]);
         MdrException failure = assertThrows(MdrException.class, () -> IJ.run("Restore Folder...", options));

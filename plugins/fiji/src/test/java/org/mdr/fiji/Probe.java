@@ -159,6 +159,7 @@ public final class Probe {
         ((Choice) dialog.getChoices().get(1)).select("2");
         ((TextField) dialog.getStringFields().get(1)).setText("48");
         ((Checkbox) dialog.getCheckboxes().get(0)).setState(true);
+        ((Checkbox) dialog.getCheckboxes().get(1)).setState(true);
         press(dialog, "OK");
         ImagePlus first = result(1);
         check(first.getBitDepth() == 16 && first.getNSlices() == 3 && first.getStackSize() == 3, first);
@@ -168,7 +169,7 @@ public final class Probe {
             line = recorded.contains("Denoise...") ? recorded : line;
         }
         check(line.equals("run(\"Denoise...\", \"model=built-in planes=[current stack] channel=2 tile=48 overlap=auto"
-                + " memory=auto keep\");"), line);
+                + " memory=auto ensemble keep\");"), line);
         IJ.selectWindow(imp.getID());
         IJ.runMacro(line);
         ImagePlus second = result(2);
@@ -190,10 +191,11 @@ public final class Probe {
         ((TextField) dialog.getStringFields().get(0)).setText(in.toString());
         ((TextField) dialog.getStringFields().get(1)).setText(out.toString());
         ((Choice) dialog.getChoices().get(0)).select("super-resolve");
-        ((Checkbox) dialog.getCheckboxes().get(0)).setState(true);
+        ((Checkbox) dialog.getCheckboxes().get(1)).setState(true);
+        ((Checkbox) dialog.getCheckboxes().get(3)).setState(true);
         press(dialog, "OK");
         String line = "run(\"Restore Folder...\", \"input=[" + in + "] output=[" + out
-                + "] task=super-resolve model=built-in channel=all tile=auto overlap=auto memory=auto keep\");";
+                + "] task=super-resolve model=built-in channel=all tile=auto overlap=auto memory=auto keep skip\");";
         await("recording", () -> Recorder.getInstance().getText().contains("Restore Folder"));
         check(Recorder.getInstance().getText().contains(line), Recorder.getInstance().getText());
         ImagePlus first = IJ.openImage(out.resolve("a.tif").toString());
@@ -218,7 +220,7 @@ public final class Probe {
         imp.show();
         IJ.doCommand("Denoise...");
         GenericDialog dialog = dialog("Denoise...");
-        ((Checkbox) dialog.getCheckboxes().get(1)).setState(true);
+        ((Checkbox) dialog.getCheckboxes().get(2)).setState(true);
         press(dialog, "OK");
         await("result", () -> imp.getBitDepth() == 32 && !imp.isLocked());
         check(WindowManager.getImageCount() == 1, "no other window");
