@@ -211,11 +211,14 @@ pub struct Patches {
     pub foreground: f64,
     /// Random flips and quarter turns.
     pub augment: bool,
+    /// Part of the patches of pairs that show two specimens at once, the second one dimmer: light adds up, its noise too,
+    /// and references as their images do (compare mixup, Zhang et al. 2018).
+    pub superpose: f64,
 }
 
 impl Default for Patches {
     fn default() -> Self {
-        Self { size: 64, foreground: 0.4, augment: true }
+        Self { size: 64, foreground: 0.4, augment: true, superpose: 0.0 }
     }
 }
 
@@ -720,6 +723,12 @@ impl Config {
             "a separate-gan learns one task; for several in one network there is cin-gan"
         );
         part("patches.foreground", self.patches.foreground)?;
+        part("patches.superpose", self.patches.superpose)?;
+        ensure!(
+            self.patches.superpose == 0.0 || !self.method.unpaired(),
+            "patches.superpose is of pairs, which {} does not use",
+            self.method.published_name()
+        );
         if let Some(simulate) = &self.simulate {
             simulate.check(size)?;
             let used = simulate.fraction > 0.0;

@@ -215,9 +215,21 @@ impl Sampler {
                     // As many patches at once as a simulated window gives, else `fraction` would not be that of patches.
                     let count = simulate.as_ref().map_or(1, |simulate| simulate.patches_per_window.min(room));
                     for _ in 0..count {
-                        let number = targets.draw(&mut rng);
-                        let planes = [&inputs.planes[number], &targets.planes[number]];
-                        let [input, target] = self.cut(planes, targets.foreground[number], &mut rng);
+                        let cut = |rng: &mut Pcg64Mcg| {
+                            let number = targets.draw(rng);
+                            let planes = [&inputs.planes[number], &targets.planes[number]];
+                            self.cut(planes, targets.foreground[number], rng)
+                        };
+                        let mut patch = cut(&mut rng);
+                        if settings.superpose > 0.0 && rng.random_bool(settings.superpose) {
+                            let other = cut(&mut rng);
+                            let brightness: f32 = rng.random();
+                            for (plane, other) in patch.iter_mut().zip(other) {
+                                let samples = plane.samples.iter_mut().zip(other.samples);
+                                samples.for_each(|(sample, other)| *sample += brightness * other);
+                            }
+                        }
+                        let [input, target] = patch;
                         patches.push(&input, &target, 1.0);
                     }
                 }

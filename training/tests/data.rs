@@ -182,13 +182,19 @@ fn input_and_target_are_cut_alike() {
     for side in ["low", "high"] {
         common::write_phantoms(&folder.path().join(format!("denoise/train/{side}/a.tif")), 1, 5, None);
     }
-    let config = common::smoke(&[common::PAIRS_ONLY, "train.batch=16"]);
-    let entries = pairs::find(&config, folder.path()).unwrap();
-    let images = pairs::load(&entries, Split::Train, &config, folder.path()).unwrap();
-    let batch = Sampler::new(&config, images).unwrap().batch(0).unwrap().to_batch(tch::Device::Cpu);
-    assert_eq!(batch.input.size(), [16, 1, 32, 32]);
-    let difference = (&batch.input - &batch.target).abs().max().double_value(&[]);
-    assert!(difference < 1e-5, "{difference}");
+    let mean = |superpose: &str| {
+        let config = common::smoke(&[common::PAIRS_ONLY, "train.batch=16", superpose]);
+        let entries = pairs::find(&config, folder.path()).unwrap();
+        let images = pairs::load(&entries, Split::Train, &config, folder.path()).unwrap();
+        let batch = Sampler::new(&config, images).unwrap().batch(0).unwrap().to_batch(tch::Device::Cpu);
+        assert_eq!(batch.input.size(), [16, 1, 32, 32]);
+        let difference = (&batch.input - &batch.target).abs().max().double_value(&[]);
+        assert!(difference < 1e-5, "{difference}");
+        batch.input.mean(tch::Kind::Float).double_value(&[])
+    };
+    // Two specimens are brighter than one, by half on average; draws differ.
+    let [one, two] = ["patches.superpose=0.0", "patches.superpose=1.0"].map(mean);
+    assert!(two > 1.2 * one && one > 0.0, "{one} {two}");
 }
 
 #[test]
