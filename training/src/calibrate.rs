@@ -1,6 +1,6 @@
 //! Pairs → what makes such a degraded image out of such a reference, for `[simulate]`: a few real pairs say how strong
 //! blur, haze and noise are, so that clean images can be degraded as they were. Whether a restorer gains by that is to be
-//! measured: training/README.md.
+//! measured: training/RESULTS.md.
 //!
 //! Of each pair, the model degraded ≈ offset + gain·optics(reference) is fitted by least squares. `[simulate.widefield]`:
 //! optics = G(sigma) + haze·G(haze_sigma); `[simulate.axial]`: G(sigma·step along Y, lateral_sigma along X) at the rows
