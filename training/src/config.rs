@@ -733,6 +733,10 @@ impl Config {
             simulate.check(size)?;
             let used = simulate.fraction > 0.0;
             ensure!(
+                self.patches.superpose == 0.0 || simulate.fraction < 1.0,
+                "patches.superpose is of pairs, of which simulate.fraction = 1 leaves no patch"
+            );
+            ensure!(
                 !(used && self.method.unpaired()),
                 "[simulate] makes pairs, which {} does not use",
                 self.method.published_name()

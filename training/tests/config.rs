@@ -48,6 +48,7 @@ fn what_would_be_ignored_or_cannot_work_together_is_named() {
         (&["method=cgan", "loss.lambda_content=0.1"], "give them with --vgg16 FILE; to make the file: python"),
         (&["method=cycle-gan", "net.widest=8"], "net.widest is of U-Nets; CycleGAN would ignore it"),
         (&["method=cycle-gan", "patches.superpose=0.5"], "patches.superpose is of pairs, which CycleGAN does not use"),
+        (&["simulate.fraction=1.0", "patches.superpose=0.5"], "of which simulate.fraction = 1 leaves no patch"),
         (&["method=cycle-gan"], "[simulate] makes pairs, which CycleGAN does not use"),
         (&["task=axial"], "needs its optics: [simulate.axial]"),
         (&["task=super-resolve"], "needs its optics: [simulate.widefield]"),
