@@ -270,8 +270,9 @@ mdr_model_load (
 
 /** \brief
  *  What the result of `mdr_restore` will be, as a JSON object: axes and shape in the order of `axes`, pixel_size_um
- *  and z_step_um (micrometres, null where unknown; they follow from the options' calibration), and provenance (model
- *  and options in one line, for the metadata of the image that is made of the result). Runs no network.
+ *  and z_step_um (micrometres, null where unknown; they follow from the options' calibration), provenance (model and
+ *  options in one line, for the metadata of the image that is made of the result), and caution (one line for the user
+ *  where the image is not such as the model was trained for, else null). Runs no network.
  *
  *  `model`: the model.
  *  `axes`: axes of the input.

@@ -78,6 +78,9 @@ pub struct Facts {
     pub scale: usize,
     /// How intensities are brought to the scale of the network.
     pub normalization: Normalization,
+    /// Of a model for the task axial, the least and the most pixels from one plane to the next that it was trained
+    /// with, where it says so.
+    pub axial_step: Option<[f64; 2]>,
     /// Sides and positions of tiles must be multiples of this.
     pub tile_multiple: usize,
     /// Sides Y, X (or Z, Y, X) of the only tile that the network takes; `null` where any goes.
@@ -346,6 +349,13 @@ fn facts(name: &str, bytes: &[u8], network: &Network) -> std::result::Result<Fac
             parsed
         }
     };
+    let axial_step = match get("axial_step") {
+        None | Some("") => None,
+        Some(json) => match serde_json::from_str::<[f64; 2]>(json) {
+            Ok([least, most]) if 0.0 < least && least <= most => Some([least, most]),
+            _ => return Err(format!("mdr.axial_step is {json:?}; expected two numbers above 0, such as [2, 6]")),
+        },
+    };
     let metrics = match get("metrics") {
         None | Some("") => None,
         Some(json) => Some(serde_json::from_str(json).map_err(|e| format!("mdr.metrics is no JSON: {e}"))?),
@@ -357,6 +367,7 @@ fn facts(name: &str, bytes: &[u8], network: &Network) -> std::result::Result<Fac
         channels,
         scale,
         normalization,
+        axial_step,
         tile_multiple,
         fixed_tile: fixed.iter().any(Option::is_some).then(|| fixed.to_vec()),
         halo: field.halo.map(|h| h.into_iter().max().unwrap_or(0)),

@@ -12,7 +12,7 @@
 
 use crate::axial;
 use crate::blend::Canvas;
-use crate::model::{Task, lcm};
+use crate::model::{Facts, Task, lcm};
 use crate::network::{RunOptions, Watch};
 use crate::normalize::Fitted;
 use crate::orient::{self, Orientation};
@@ -206,6 +206,23 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
     };
     info.provenance = serde_json::to_string(&note).expect("a struct of strings and numbers is JSON");
     Ok(info)
+}
+
+/// What a user should know before trusting the result: that planes lie closer together or farther apart than those that
+/// an axial model was trained with.
+pub fn caution(model: &Model, input: &ImageInfo, options: &RestoreOptions) -> Option<String> {
+    let Facts { name, axial_step, .. } = model.facts();
+    let [least, most] = axial_step.filter(|_| options.is_axial(model))?;
+    let step = options.z_step_um.or(input.z_step_um)? / options.pixel_size_um.or(input.pixel_size_um)?;
+    // Calibrations are rounded.
+    let known = (0.99 * least..=1.01 * most).contains(&step);
+    (!known).then(|| {
+        let step = (step * 100.0).round() / 100.0;
+        format!(
+            "planes lie {step} pixels apart, and {name} was trained with {least} to {most}: do not trust \
+             what it draws along Z"
+        )
+    })
 }
 
 /// The note from which a run can be repeated: what influences the pixels, and nothing else.

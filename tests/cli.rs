@@ -598,6 +598,16 @@ fn task_axial_makes_stacks_isotropic() {
     place.restores("known.tif -o out.tif --force --model axial.onnx");
     assert_eq!(place.image("out.tif").info.shape.z, 13);
     place.refuses("restore known.tif -o no.tif --model axial.onnx --task denoise", &["task denoise", "is for axial"]);
+    // A model that says which steps it knows; 1 µm are 2 pixels.
+    let knowing = [("mdr.task", "axial"), ("mdr.name", "deep"), ("mdr.axial_step", "[2.5, 6]")];
+    place.put("deep.onnx", &with_metadata(&identity(), &knowing));
+    let known = "mdr: out.tif: planes lie 2 pixels apart, and deep was trained with 2.5 to 6";
+    for (step, said) in [("1", known), ("2", "")] {
+        let options = format!("bare.tif --z-step {step} --pixel-size 0.5 -o out.tif --force --model deep.onnx");
+        let end = place.mdr(&format!("restore {options}"));
+        assert!(end.status == Some(0) && end.err.starts_with(said) && end.err.is_empty() == said.is_empty(), "{end:?}");
+        place.restores(&format!("{options} --quiet"));
+    }
     for step in ["0", "-0.4", "nan"] {
         let arguments = format!("restore bare.tif -o no.tif --model axial.onnx --z-step {step} --pixel-size 1");
         place.misuses(&arguments, &["--z-step", step, "above 0"]);

@@ -5,7 +5,7 @@ mod common;
 
 use common::contract::{Binding, Failure, Request, Samples, Type, positions};
 use mdr::image::Sample;
-use mdr::restore::{output_info, restore};
+use mdr::restore::{caution, output_info, restore};
 use mdr::{Axes, Error, Image, ImageInfo, Model, PixelType, RestoreOptions, Shape};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -69,13 +69,15 @@ impl Binding for RustApi {
     }
 
     fn output_info(&self, model: &Model, request: &Request) -> Result<Value, Failure> {
-        let result = output_info(model, &info(request), &options(request)?).map_err(failure)?;
+        let (input, options) = (info(request), options(request)?);
+        let result = output_info(model, &input, &options).map_err(failure)?;
         Ok(json!({
             "axes": request.axes,
             "shape": lengths(request, result.shape),
             "pixel_size_um": result.pixel_size_um,
             "z_step_um": result.z_step_um,
             "provenance": result.provenance,
+            "caution": caution(model, &input, &options),
         }))
     }
 

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use mdr::metrics::{self, Scale, Scores, SsimWindow};
 use mdr::montage::{Panel, montage};
 use mdr::network::Watch;
-use mdr::restore::{output_info, restore_planes};
+use mdr::restore::{caution, output_info, restore_planes};
 use mdr::simulate::{Camera, Phantom, phantom};
 use mdr::tiff_io::{TiffReader, TiffWriter, read_tiff, write_tiff};
 use mdr::{
@@ -394,6 +394,7 @@ impl Restore {
                 "the output is the input, which a restoration must not replace; choose another name or folder".into(),
             ));
         }
+        let caution = caution(model, source.info(), &options).filter(|_| !self.quiet);
         let mut sink = TiffWriter::create(output, &info, self.force)?;
         let bar = self.progress_bar(input, place, info.shape.len());
         let outcome = restore_planes(model, &mut source, &mut sink, &options, &mut |progress: Progress| {
@@ -404,7 +405,11 @@ impl Restore {
         });
         bar.finish_and_clear();
         outcome?;
-        sink.finish()
+        sink.finish()?;
+        if let Some(caution) = caution {
+            eprintln!("mdr: {}: {caution}", output.display());
+        }
+        Ok(())
     }
 
     /// For a result of so many pixels.

@@ -52,7 +52,7 @@ mod types;
 pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrReadPlane, MdrStatus, MdrWritePlane};
 
 use crate::image::Sample;
-use crate::restore::{fit_planes, output_info, restore_planes};
+use crate::restore::{caution, fit_planes, output_info, restore_planes};
 use crate::simulate::{sample, sample_info};
 use crate::{Error, Model, PlaneIndex, Progress, RestoreOptions, models};
 use buffer::{Buffer, Grid, Planes};
@@ -286,8 +286,9 @@ pub unsafe extern "C" fn mdr_output_shape(
 }
 
 /// What the result of `mdr_restore` will be, as a JSON object: axes and shape in the order of `axes`, pixel_size_um
-/// and z_step_um (micrometres, null where unknown; they follow from the options' calibration), and provenance (model
-/// and options in one line, for the metadata of the image that is made of the result). Runs no network.
+/// and z_step_um (micrometres, null where unknown; they follow from the options' calibration), provenance (model and
+/// options in one line, for the metadata of the image that is made of the result), and caution (one line for the user
+/// where the image is not such as the model was trained for, else null). Runs no network.
 ///
 /// `model`: the model.
 /// `axes`: axes of the input.
@@ -310,7 +311,8 @@ pub unsafe extern "C" fn mdr_output_info(
         // SAFETY: the handle came from this library; the caller keeps the rules for text, axes and shape.
         let (model, grid, options) =
             unsafe { (self::model(model)?, Grid::new(text(axes, "axes")?, shape)?, self::options(options)?) };
-        let info = output_info(model, &grid.info(crate::PixelType::F32)?, &options)?;
+        let input = grid.info(crate::PixelType::F32)?;
+        let info = output_info(model, &input, &options)?;
         let result = grid.of_result(&info)?;
         let json = json!({
             "axes": result.letters(),
@@ -318,6 +320,7 @@ pub unsafe extern "C" fn mdr_output_info(
             "pixel_size_um": info.pixel_size_um,
             "z_step_um": info.z_step_um,
             "provenance": info.provenance,
+            "caution": caution(model, &input, &options),
         });
         // SAFETY: the caller keeps the rules for text buffers.
         unsafe { write_json(&json, buffer, capacity, needed) }

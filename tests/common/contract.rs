@@ -387,6 +387,24 @@ pub fn result_is_described<B: Binding>(binding: &B) {
     assert_eq!(info["shape"], json!([5, 2, 7]));
     assert_eq!((&info["pixel_size_um"], &info["z_step_um"]), (&Value::Null, &Value::Null));
     assert!(info["provenance"].as_str().is_some_and(|text| !text.is_empty()), "{info}");
+    assert_eq!(info["caution"], Value::Null);
+}
+
+pub fn steps_that_an_axial_model_does_not_know_are_named<B: Binding>(binding: &B) {
+    let model = binding.builtin("axial").expect("a built-in model");
+    assert_eq!(binding.facts(&model)["axial_step"], json!([2.0, 6.0]));
+    let caution = |step: &str| {
+        let options = format!(r#"{{"pixel_size_um":0.1,"z_step_um":{step}}}"#);
+        let request = Request::noise(Type::F32, "ZYX", &[3, 5, 7]).options(&options);
+        binding.output_info(&model, &request).expect("an output")["caution"].clone()
+    };
+    for known in ["0.2", "0.35", "0.6"] {
+        assert_eq!(caution(known), Value::Null, "{known} µm");
+    }
+    for (step, planes) in [("0.1", "lie 1 pixels apart"), ("2.05", "lie 20.5 pixels apart")] {
+        let caution = caution(step);
+        assert!(caution.as_str().is_some_and(|text| text.contains(planes) && text.contains("2 to 6")), "{caution}");
+    }
 }
 
 pub fn denoising_is_built_in<B: Binding>(binding: &B) {
@@ -412,6 +430,7 @@ macro_rules! contract {
             integers_are_rounded_and_clamped options_are_obeyed bad_options_are_refused wrong_channels_are_refused
             bad_models_are_refused progress_comes_at_the_start_and_after_every_tile cancelling_stops_at_once two_threads_share_a_model
             facts_have_their_keys result_is_described denoising_is_built_in
+            steps_that_an_axial_model_does_not_know_are_named
         }
     };
     (@ $binding:expr; $($case:ident)*) => {

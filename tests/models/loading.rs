@@ -110,6 +110,9 @@ fn contradictions_name_both_values() {
         ("mdr.task", "derain", &["derain", "denoise"]),
         ("mdr.normalization", "{\"kind\":\"percentile\"", &["mdr.normalization"]),
         ("mdr.normalization", r#"{"kind":"percentile","low":90.0,"high":10.0}"#, &["90", "10"]),
+        ("mdr.axial_step", "[6, 2]", &["mdr.axial_step", "[6, 2]", "above 0"]),
+        ("mdr.axial_step", "[0, 2]", &["mdr.axial_step", "[0, 2]", "above 0"]),
+        ("mdr.axial_step", "4", &["mdr.axial_step", "4", "two numbers"]),
         ("mdr.metrics", "{", &["mdr.metrics"]),
     ] {
         let text = refusal(&with_metadata(&mean3(), &[(key, value)]));

@@ -120,6 +120,8 @@ fn metadata(config: &Config, task: Task, net: &dyn Net, scores: Option<&str>) ->
         if folders.is_empty() { task.to_string() } else { folders.join(", ") }
     };
     let normalization = serde_json::to_string(&config.data.normalization()).expect("plain numbers are JSON");
+    let simulated = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0 && !simulate.calibrate);
+    let axial = simulated.and_then(|simulate| simulate.axial.as_ref()).filter(|_| task == Task::Axial);
     let entries = [
         ("format", "1".to_owned()),
         ("task", task.to_string()),
@@ -137,5 +139,6 @@ fn metadata(config: &Config, task: Task, net: &dyn Net, scores: Option<&str>) ->
         ("commit", env!("MDR_COMMIT").to_owned()),
         ("metrics", scores.unwrap_or("{}").to_owned()),
     ];
-    entries.into_iter().map(|(key, value)| (format!("mdr.{key}"), value)).collect()
+    let step = axial.map(|axial| ("axial_step", format!("{:?}", axial.step)));
+    entries.into_iter().chain(step).map(|(key, value)| (format!("mdr.{key}"), value)).collect()
 }

@@ -54,6 +54,18 @@ fn metadata_is_complete() {
     }
 }
 
+#[test]
+fn an_axial_model_says_which_steps_it_was_trained_with() {
+    let step = |more: &[&str]| {
+        let config = common::smoke(&[&["task=axial", "simulate.axial.step=[1.5, 4.0]"], more].concat());
+        let bytes = export::encode(&config, config.method.build(&config, Device::Cpu).as_ref(), 0, None);
+        mdr::Model::from_bytes("exported", &bytes).unwrap().facts().axial_step
+    };
+    assert_eq!(step(&[]), Some([1.5, 4.0]));
+    // Pairs do not say it.
+    assert_eq!(step(&["simulate.fraction=0.0"]), None);
+}
+
 /// Needs onnx and onnxruntime in the Python that MDR_PYTHON names (or python3).
 #[test]
 fn onnxruntime_agrees() {

@@ -102,6 +102,18 @@ def test_errors_are_notifications_in_the_engines_words(make_napari_viewer, qtbot
     assert len(viewer.layers) == 2
 
 
+def test_steps_that_a_model_does_not_know_are_named(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer(show=True)
+    layer = viewer.add_image(noisy(3, 24, 24), scale=(4, 0.5, 0.5), units="µm", name="coarse")
+    run(viewer, layer, "axial")
+    expected = "coarse [mdr axial]: planes lie 8 pixels apart, and mdr axial was trained with 2 to 6"
+    qtbot.waitUntil(lambda: any(message.startswith(expected) for message in notifications()), timeout=10_000)
+    layer = viewer.add_image(noisy(3, 24, 24), scale=(1, 0.5, 0.5), units="µm", name="fine")
+    run(viewer, layer, "axial")
+    qtbot.waitUntil(lambda: "fine [mdr axial]" in viewer.layers, timeout=10_000)
+    assert not any("fine [mdr axial]" in message for message in notifications())
+
+
 def test_an_image_that_cannot_be_read_ends_the_run(make_napari_viewer, qtbot):
     import dask.array as da
 

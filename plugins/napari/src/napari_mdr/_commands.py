@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_warning
 
 from napari_mdr._layers import restored_layer, source
 from napari_mdr._model import Model
@@ -25,8 +25,17 @@ def run(viewer: Any, layer: Any, task: str, options: dict[str, Any] | None = Non
         show_error(str(error))
         return None
     run = Run(f"{TITLES[task]}: {image.name}", lambda progress: restored_layer(image, model, options, progress))
-    run.done.connect(lambda result: viewer.add_image(result[0], **result[1]))
+    run.done.connect(lambda result: add(viewer, result))
     return run.start()
+
+
+def add(viewer: Any, result: tuple[Any, dict[str, Any], str]) -> None:
+    """Adds what `restored_layer` has made to `viewer`, and says what there is to be careful about."""
+    data, properties, _ = result
+    viewer.add_image(data, **properties)
+    caution = properties["metadata"]["mdr"]["caution"]
+    if caution:
+        show_warning(f"{properties['name']}: {caution}")
 
 
 def denoise(viewer: napari.viewer.Viewer, layer: napari.layers.Image) -> None:

@@ -281,4 +281,5 @@ def provenance(source: Source, model: Model, info: dict[str, Any]) -> dict[str, 
         "path": source.path,
         "region": source.region,
         "provenance": info["provenance"],
+        "caution": info["caution"],
     }

@@ -142,8 +142,9 @@ def output_info(
     pixel_size: float | tuple[float, float] | None = None,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
-    """What `restore` will make of an array of this shape: axes, shape, pixel_size_um, z_step_um, and provenance (the
-    model and the options in one line of JSON)."""
+    """What `restore` will make of an array of this shape: axes, shape, pixel_size_um, z_step_um, provenance (the
+    model and the options in one line of JSON), and caution (one line where the image is not such as the model was
+    trained for, else None)."""
     return _model(model)._handle.output_info(axes, shape, _options(pixel_size, options))
 
 

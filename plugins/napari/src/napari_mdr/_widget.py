@@ -30,7 +30,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_mdr._blocks import together
-from napari_mdr._commands import TITLES
+from napari_mdr._commands import TITLES, add
 from napari_mdr._layers import Source, axes_of, restored_layer, source
 from napari_mdr._model import Model, output_info
 from napari_mdr._native import MdrError
@@ -380,7 +380,8 @@ class RestoreWidget(QWidget):
         except (ValueError, MdrError) as error:
             return str(error)
         result = " × ".join(str(length) for length in info["shape"])
-        return lengths if tuple(info["shape"]) == image.shape else f"{lengths} → {result}"
+        text = lengths if tuple(info["shape"]) == image.shape else f"{lengths} → {result}"
+        return f"{text}; {info['caution']}" if info["caution"] else text
 
     def _settings(self) -> QSettings:
         return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, "mdr", "napari-mdr")
@@ -457,7 +458,7 @@ class RestoreWidget(QWidget):
 
     def _add(self, result: tuple[Any, dict[str, Any], str]) -> None:
         self.preview.setChecked(False)
-        self._viewer.add_image(result[0], **result[1])
+        add(self._viewer, result)
         self.status.setText("done")
 
     def _ended(self) -> None:

@@ -69,7 +69,7 @@ public final class MdrModel implements AutoCloseable {
         return call(model -> MdrNative.outputShape(model, axes, shape, options));
     }
 
-    /** What the result will be: axes, shape, pixel_size_um, z_step_um, provenance. */
+    /** What the result will be: axes, shape, pixel_size_um, z_step_um, provenance, caution. */
     @SuppressWarnings("unchecked")
     public Map<String, Object> outputInfo(String axes, long[] shape, String options) {
         return (Map<String, Object>) Json.parse(call(model -> MdrNative.outputInfo(model, axes, shape, options)));

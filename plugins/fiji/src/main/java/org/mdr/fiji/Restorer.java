@@ -1,6 +1,7 @@
 package org.mdr.fiji;
 
 import ij.CompositeImage;
+import ij.IJ;
 import ij.ImagePlus;
 import ij.ImageStack;
 import ij.WindowManager;
@@ -109,7 +110,11 @@ final class Restorer {
         }
         try {
             model.restorePlanes(this::plane, type, AXES, shape, json, progress, sink, wanted);
-            return dress(restored, channels, depth, (int) result[0], info);
+            ImagePlus image = dress(restored, channels, depth, (int) result[0], info);
+            if (info.get("caution") != null) {
+                IJ.log(image.getTitle() + ": " + info.get("caution"));
+            }
+            return image;
         } catch (RuntimeException | Error failure) {
             PlaneFile.close(restored);
             throw failure;

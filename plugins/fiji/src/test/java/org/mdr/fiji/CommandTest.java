@@ -291,6 +291,29 @@ class CommandTest {
     }
 
     @Test
+    void stepsThatAModelDoesNotKnowAreNamed() {
+        ImagePlus imp = Samples.image("deep.tif", 16, 40, 30, 1, 3, 1);
+        imp.getCalibration().setUnit("micron");
+        imp.getCalibration().pixelWidth = imp.getCalibration().pixelHeight = 0.2;
+        imp.getCalibration().pixelDepth = 2;
+        // Without a display ImageJ's log is the standard output.
+        java.io.ByteArrayOutputStream log = new java.io.ByteArrayOutputStream();
+        java.io.PrintStream before = System.out;
+        System.setOut(new java.io.PrintStream(log, true));
+        try {
+            run(imp, "Axial...", BUILT_IN);
+            imp.getCalibration().pixelDepth = 0.8;
+            run(imp, "Axial...", BUILT_IN);
+        } finally {
+            System.setOut(before);
+        }
+        assertTrue(
+                log.toString().startsWith("deep-axial.tif: planes lie 10 pixels apart, and mdr axial was trained"),
+                log.toString());
+        assertEquals(1, log.toString().trim().split("\n").length);
+    }
+
+    @Test
     void replacedImagesCanBeTakenBack() {
         ImagePlus imp = Samples.image("r.tif", 8, 64, 48, 1, 1, 1);
         Object before = ((byte[]) imp.getProcessor().getPixels()).clone();
