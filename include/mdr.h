@@ -137,6 +137,16 @@ mdr_builtin_models (
     size_t * needed);
 
 /** \brief
+ *  Reads a TIFF file from its first to its last pixel and keeps nothing: for programs whose own readers take a file that
+ *  is cut off or damaged for a whole one, which is MDR_STATUS_IO here. A TIFF of a kind that mdr does not read passes.
+ *
+ *  `path`: the file, in UTF-8 on every system.
+ */
+MdrStatus_t
+mdr_check_tiff (
+    char const * path);
+
+/** \brief
  *  A loaded model. It never changes, so that several threads may use one at the same time.
  */
 typedef struct MdrModel MdrModel_t;

@@ -75,6 +75,7 @@ api! {
         Handle, *const c_void, i32, *const c_char, *const usize, *const i64, *const c_char, Progress, *mut c_void,
         *mut c_void, i32, usize
     ) -> i32;
+    mdr_check_tiff: fn(*const c_char) -> i32;
     mdr_sample: fn(*const c_char, *mut u16, usize, *mut c_char, usize, *mut usize) -> i32;
     mdr_fit_planes: fn(
         Handle, ReadPlane, i32, *const c_char, *const usize, *const c_char, *mut c_void, *mut c_char, usize, *mut usize
@@ -553,7 +554,7 @@ fn library_has_every_function_of_the_header() {
         .chain(header.match_indices(" (void);"))
         .filter_map(|(end, _)| header[..end].split_whitespace().next_back())
         .collect();
-    assert_eq!(names.len(), 15, "{names:?}");
+    assert_eq!(names.len(), 16, "{names:?}");
     for name in names {
         assert!(name.starts_with("mdr_"), "{name}");
         // SAFETY: the symbol is looked up, not called.
@@ -610,6 +611,8 @@ fn null_and_text_arguments_are_checked() {
         refused((API.mdr_model_load)(null(), &mut handle), INVALID_ARGUMENT, "path is NULL");
         refused((API.mdr_model_load)(name.as_ptr(), null_mut()), INVALID_ARGUMENT, "out is NULL");
         refused((API.mdr_model_load)(latin1, &mut handle), INVALID_ARGUMENT, "path is not UTF-8");
+        refused((API.mdr_check_tiff)(null()), INVALID_ARGUMENT, "path is NULL");
+        refused((API.mdr_check_tiff)(latin1), INVALID_ARGUMENT, "path is not UTF-8");
         refused((API.mdr_model_builtin)(null(), &mut handle), INVALID_ARGUMENT, "task is NULL");
         refused((API.mdr_model_builtin)(latin1, &mut handle), INVALID_ARGUMENT, "task is not UTF-8");
         let load = API.mdr_model_from_memory;

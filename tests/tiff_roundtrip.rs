@@ -2,7 +2,7 @@
 //! damaged or made to harm. Files are made here byte by byte; the `tiff` crate's encoder compresses.
 
 use mdr::image::{Extra, ImageJMetadata};
-use mdr::tiff_io::{TiffReader, TiffWriter, read_tiff, write_tiff};
+use mdr::tiff_io::{TiffReader, TiffWriter, check_tiff, read_tiff, write_tiff};
 use mdr::{Axes, Error, Image, ImageInfo, PixelType, PlaneIndex, PlaneSink, PlaneSource, Shape};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -1012,6 +1012,57 @@ fn a_file_truncated_anywhere_gives_an_error_or_the_same_pixels() {
     for len in 0..whole.len() {
         assert!(read_tiff(folder.file("a.tif", &whole[..len])).is_err(), "{len} of {} bytes", whole.len());
     }
+}
+
+#[test]
+fn damage_within_deflated_data_is_found() {
+    let storage = Storage {
+        pixel_type: PixelType::U16,
+        big_endian: false,
+        packing: Packing::Deflate,
+        predictor: 2,
+        tile: None,
+        rows: 9,
+    };
+    let expected = samples(PixelType::U16, 21 * 18, 5);
+    let whole = page(&expected, 21, 18, storage);
+    let (mut found, mut flipped) = (0, 0);
+    for chunk in 0..whole.chunks.len() {
+        for at in 0..whole.chunks[chunk].len() {
+            let mut page = page(&expected, 21, 18, storage);
+            page.chunks[chunk][at] ^= 0x10;
+            flipped += 1;
+            match read_bytes(&build(&[page], false, false)) {
+                Ok(image) => assert_eq!(image.samples, expected, "byte {at}"),
+                Err(_) => found += 1,
+            }
+        }
+    }
+    // Not all bits of the first two bytes matter.
+    assert!(found >= flipped - 2 * whole.chunks.len(), "{found} of {flipped}");
+    // The checksum, the last four bytes, may be missing; what is before them may not.
+    for (missing, good) in [(4, true), (7, false)] {
+        let mut page = page(&expected, 21, 18, storage);
+        let chunk = &mut page.chunks[1];
+        chunk.truncate(chunk.len() - missing);
+        assert_eq!(read_bytes(&build(&[page], false, false)).is_ok(), good, "{missing} bytes missing");
+    }
+}
+
+#[test]
+fn a_check_finds_what_reading_does_and_passes_what_mdr_does_not_read() {
+    let folder = Folder::new();
+    for (i, whole) in seeds().iter().enumerate() {
+        check_tiff(folder.file("a.tif", whole)).unwrap_or_else(|e| panic!("seed {i}: {e}"));
+        for len in [0, whole.len() / 2, whole.len() - 1] {
+            assert!(check_tiff(folder.file("a.tif", &whole[..len])).is_err(), "seed {i}, {len} bytes");
+        }
+    }
+    let picture =
+        build(&[Page::plain(1, 1, &[1, 2, 3]).with(262, Value::Short(2)).with(277, Value::Short(3))], false, false);
+    assert!(matches!(refusal(&picture).0, Error::UnsupportedTiff { .. }));
+    check_tiff(folder.file("rgb.tif", &picture)).unwrap();
+    assert!(matches!(check_tiff(folder.path("none.tif")), Err(Error::Io { .. })));
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub use types::{MdrModel, MdrPixelType, MdrProgress, MdrReadPlane, MdrStatus, Md
 use crate::image::Sample;
 use crate::restore::{caution, fit_planes, output_info, restore_planes};
 use crate::simulate::{sample, sample_info};
+use crate::tiff_io::check_tiff;
 use crate::{Error, Model, PlaneIndex, Progress, RestoreOptions, models};
 use buffer::{Buffer, Grid, Planes};
 use guard::{Failure, array, guard, model, out, text};
@@ -492,6 +493,19 @@ fn on_progress(progress: MdrProgress, user: *mut c_void) -> impl FnMut(Progress)
         Some(progress) => unsafe { progress(done, total, user) != 0 },
         None => true,
     }
+}
+
+/// Reads a TIFF file from its first to its last pixel and keeps nothing: for programs whose own readers take a file that
+/// is cut off or damaged for a whole one, which is MDR_STATUS_IO here. A TIFF of a kind that mdr does not read passes.
+///
+/// `path`: the file, in UTF-8 on every system.
+#[ffi_export]
+pub unsafe extern "C" fn mdr_check_tiff(path: *const c_char) -> MdrStatus {
+    guard(|| {
+        // SAFETY: the caller keeps the rules for text.
+        let path = unsafe { text(path, "path") }?;
+        Ok(check_tiff(path)?)
+    })
 }
 
 /// Simulates an image with the defect that a task restores, for whoever has none at hand. The same on every call.

@@ -28,7 +28,8 @@ pub(crate) use imagej::rescale;
 pub use read::TiffReader;
 pub use write::TiffWriter;
 
-use crate::{Image, PlaneIndex, PlaneSink, Result};
+use crate::zeros::zeros;
+use crate::{Error, Image, PlaneIndex, PlaneSink, PlaneSource, Result};
 use std::path::Path;
 
 /// Reads a whole TIFF.
@@ -37,6 +38,29 @@ use std::path::Path;
 /// Those of [`TiffReader`].
 pub fn read_tiff(path: impl AsRef<Path>) -> Result<Image> {
     Image::read(&mut TiffReader::open(path.as_ref(), None)?)
+}
+
+/// Reads every plane and keeps none: for programs whose own readers take a file that is cut off or damaged for a whole
+/// one. A TIFF of a kind that mdr does not read passes.
+///
+/// # Errors
+/// Those of [`TiffReader`], but [`Error::UnsupportedTiff`].
+pub fn check_tiff(path: impl AsRef<Path>) -> Result<()> {
+    let read = || {
+        let mut file = TiffReader::open(path.as_ref(), None)?;
+        let shape = file.info().shape;
+        let no_memory = |_| Error::io(path.as_ref(), std::io::ErrorKind::OutOfMemory.into());
+        let mut samples = zeros(shape.plane_len()).map_err(no_memory)?;
+        for plane in 0..shape.t * shape.c * shape.z {
+            let (c, z) = (plane / shape.z % shape.c, plane % shape.z);
+            file.read_plane(PlaneIndex { t: plane / shape.z / shape.c, c, z }, &mut samples)?;
+        }
+        Ok(())
+    };
+    match read() {
+        Err(Error::UnsupportedTiff { .. }) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Writes a whole image; `force` replaces a file that is there.

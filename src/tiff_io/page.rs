@@ -3,11 +3,13 @@
 //!
 //! Uncompressed chunks are read here, in blocks of rows. A compressed chunk is handed to the `tiff` crate as the only
 //! strip of a small file in memory: so the crate sees no byte but those of the chunk, and whatever the rest of
-//! the file claims cannot matter to it. How many samples a chunk may expand to is bounded by what its
+//! the file claims cannot matter to it. Deflate is undone before that, as the crate leaves its checksum unread. How many
+//! samples a chunk may expand to is bounded by what its
 //! compression can do at best.
 
 use super::directory::{Directory, TiffFile, tag};
 use crate::{PixelType, Result};
+use flate2::{Decompress, FlushDecompress};
 use tiff::decoder::{Decoder, Limits};
 
 /// Bytes of an uncompressed chunk that are read at once.
@@ -232,7 +234,7 @@ impl Page {
         stored_rows: u32,
         rows: &mut dyn Iterator<Item = &mut [f32]>,
     ) -> Result<()> {
-        let Format { pixel_type, compression, chunk_width, .. } = self.format;
+        let Format { pixel_type, mut compression, chunk_width, .. } = self.format;
         let row_bytes = self.row_bytes(chunk_width);
         let expanded = row_bytes.saturating_mul(u64::from(stored_rows));
         file.check_range(offset, count)?;
@@ -243,17 +245,25 @@ impl Page {
         }
         // No compression makes data twice as long: what is beyond belongs to something else.
         let count = count.min(expanded.saturating_mul(2).saturating_add(1 << 16));
-        let mut one_strip = self.one_strip_header(file, stored_rows, count)?;
-        let header = one_strip.len();
-        one_strip.resize(header + count as usize, 0);
-        file.read_at(offset, &mut one_strip[header..])?;
+        let mut stored = file.buffer(count)?;
+        file.read_at(offset, &mut stored)?;
         let mut bytes = file.buffer(expanded)?;
+        let damaged = |how: &dyn std::fmt::Display| {
+            file.bad(format!("damaged TIFF: {:?} data at byte {offset}: {how}", self.format.compression))
+        };
+        if compression == Compression::Deflate {
+            let mut inflated = file.buffer(expanded)?;
+            inflate(&stored, &mut inflated).map_err(|how| damaged(&how))?;
+            (compression, stored) = (Compression::None, inflated);
+        }
+        let mut one_strip = self.one_strip_header(file, stored_rows, stored.len() as u64, compression)?;
+        one_strip.append(&mut stored);
         // What the crate may allocate is bounded by the bytes above.
         let unlimited = |decoder: Decoder<_>| decoder.with_limits(Limits::unlimited());
         Decoder::new(std::io::Cursor::new(one_strip))
             .map(unlimited)
             .and_then(|mut decoder| decoder.read_chunk_bytes(0, &mut bytes))
-            .map_err(|e| file.bad(format!("damaged TIFF: {compression:?} data at byte {offset}: {e}")))?;
+            .map_err(|e| damaged(&e))?;
         for (row, bytes) in rows.zip(bytes.chunks_exact(row_bytes as usize)) {
             // The crate hands out samples in the byte order of this machine.
             to_f32(bytes, pixel_type, cfg!(target_endian = "big"), row);
@@ -261,9 +271,9 @@ impl Page {
         Ok(())
     }
 
-    /// Header and directory of a TIFF whose only strip, of `count` compressed bytes, follows.
-    fn one_strip_header(&self, file: &TiffFile, rows: u32, count: u64) -> Result<Vec<u8>> {
-        let Format { pixel_type, compression, predictor, chunk_width, .. } = self.format;
+    /// Header and directory of a TIFF whose only strip, of `count` bytes, follows.
+    fn one_strip_header(&self, file: &TiffFile, rows: u32, count: u64, compression: Compression) -> Result<Vec<u8>> {
+        let Format { pixel_type, predictor, chunk_width, .. } = self.format;
         let Ok(count) = u32::try_from(count) else {
             return Err(file.unsupported("a compressed strip is longer than 4 GB; save the file without compression"));
         };
@@ -300,6 +310,26 @@ impl Page {
         }
         bytes.extend(long(0));
         Ok(bytes)
+    }
+}
+
+/// Fills `bytes` from a zlib stream, and says what is wrong with it: a checksum that follows them, too. Some writers
+/// leave it out.
+fn inflate(stream: &[u8], bytes: &mut [u8]) -> std::result::Result<(), String> {
+    let mut state = Decompress::new(true);
+    loop {
+        let [read, written] = [state.total_in() as usize, state.total_out() as usize];
+        // The checksum comes after the last byte.
+        let mut beyond = [0];
+        let rest = if written < bytes.len() { &mut bytes[written..] } else { &mut beyond[..] };
+        state.decompress(&stream[read..], rest, FlushDecompress::None).map_err(|e| e.to_string())?;
+        let full = written == bytes.len();
+        if full {
+            return Ok(());
+        }
+        if [state.total_in() as usize, state.total_out() as usize] == [read, written] {
+            return Err(format!("they end after {written} of {} bytes", bytes.len()));
+        }
     }
 }
 

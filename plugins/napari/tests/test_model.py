@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import mean_model, noisy, upsampling_model
-from napari_mdr import Model, fit, output_info, restore, restore_blocks
+from napari_mdr import MdrError, Model, fit, output_info, restore, restore_blocks
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -40,6 +40,28 @@ def test_facts():
     info = output_info(model, "ZYX", (3, 20, 30), pixel_size=(2.0, 0.5))
     assert info["shape"] == [3, 20, 30]
     assert (info["pixel_size_um"], info["z_step_um"]) == (0.5, 2.0)
+
+
+def test_the_task_chooses_the_built_in_model():
+    stack = noisy(3, 30, 40)
+    by_task = restore(stack, task="axial", pixel_size=(0.4, 0.1))
+    assert np.array_equal(by_task, restore(stack, "axial", pixel_size=(0.4, 0.1)))
+    assert by_task.shape == (9, 30, 40)
+    with pytest.raises(MdrError, match="is for denoise"):
+        restore(stack, "denoise", task="axial", pixel_size=(0.4, 0.1))
+
+
+def test_pictures_are_not_taken_for_stacks():
+    picture = noisy(30, 40, 3)
+    for call in (restore, restore_blocks, fit):
+        with pytest.raises(ValueError, match="RGB"):
+            call(picture)
+    assert np.array_equal(restore(picture, axes="YXC")[..., 1], restore(picture[..., 1]))
+
+
+def test_what_numpy_makes_an_array_of():
+    image = noisy(20, 30)
+    assert np.array_equal(restore(image.astype(float).tolist()), restore(image.astype(np.float32)))
 
 
 def test_a_model_can_be_pickled(tmp_path):
@@ -160,7 +182,7 @@ def test_blocks_equal_the_whole(image, axes, options, model):
         assert_alike(blocks.compute(scheduler="sync"), whole)
 
 
-def test_a_cluster_of_two_processes_by_the_example(tmp_path):
+def test_a_cluster_of_three_processes_by_the_example(tmp_path):
     import zarr
 
     image = noisy(2, 300, 420)
@@ -172,11 +194,13 @@ def test_a_cluster_of_two_processes_by_the_example(tmp_path):
         "in.zarr",
         "out.zarr",
         "--workers",
-        "2",
+        "3",
         "--block",
         "128",
     ]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    assert "2 processes" in ended.stdout
+    assert "3 processes" in ended.stdout
     assert_alike(zarr.open_array(str(tmp_path / "out.zarr"))[:], restore(image))
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 2 and "out.zarr exists already" in again.stderr

@@ -84,6 +84,7 @@ api! {
     restore_planes: fn(
         *const Model, Read, i32, Text, *const usize, Text, Progress, *mut c_void, Write, i32
     ) -> i32;
+    check_tiff: fn(Text) -> i32;
     sample: fn(Text, *mut u16, usize, *mut c_char, usize, *mut usize) -> i32;
     fit_planes: fn(
         *const Model, Read, i32, Text, *const usize, Text, *mut c_void, *mut c_char, usize, *mut usize
@@ -797,6 +798,21 @@ extern "system" fn Java_org_mdr_fiji_MdrNative_fitPlanes<'l>(
         unsafe { bytes.set_len(needed.saturating_sub(1)) };
         let json = String::from_utf8(bytes).map_err(|error| Fault::Status(INTERNAL, error.to_string()))?;
         Ok::<_, Fault>(JString::from_str(env, json)?)
+    })
+    .resolve::<Throw>()
+}
+
+/// `static native void checkTiff(String path)`
+#[unsafe(no_mangle)]
+extern "system" fn Java_org_mdr_fiji_MdrNative_checkTiff<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    path: JString<'l>,
+) {
+    env.with_env(|env| {
+        let (api, path) = (api()?, c_string(env, &path)?);
+        // SAFETY: text.
+        api.check(unsafe { (api.check_tiff)(path.as_ptr()) })
     })
     .resolve::<Throw>()
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_mdr._model import ArrayLike, Model, Options, _model, default_axes, fit, output_info, restore
+from napari_mdr._model import ArrayLike, Model, Options, _model, _with_axes, fit, output_info, restore
 
 if TYPE_CHECKING:
     import dask.array
@@ -63,7 +63,7 @@ def cut(
 
 def restore_blocks(
     array: ArrayLike,
-    model: Model | str = "denoise",
+    model: Model | str | None = None,
     *,
     axes: str | None = None,
     pixel_size: float | tuple[float, float] | None = None,
@@ -82,8 +82,8 @@ def restore_blocks(
     import dask
     import dask.array as da
 
-    model = _model(model)
-    axes = (axes or default_axes(len(array.shape))).upper()
+    array, axes = _with_axes(array, axes)
+    model, axes = _model(model, options.get("task")), axes.upper()
     source = array if isinstance(array, da.Array) else da.from_array(array)
     shape = tuple(int(length) for length in source.shape)
     result = output_info(model, axes, shape, pixel_size=pixel_size, **options)["shape"]

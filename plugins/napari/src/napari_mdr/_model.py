@@ -151,7 +151,7 @@ def output_info(
 @overload
 def restore(
     array: ArrayLike,
-    model: Model | str = "denoise",
+    model: Model | str | None = None,
     *,
     axes: str | None = None,
     pixel_size: float | tuple[float, float] | None = None,
@@ -163,7 +163,7 @@ def restore(
 @overload
 def restore(
     array: ArrayLike,
-    model: Model | str = "denoise",
+    model: Model | str | None = None,
     *,
     axes: str | None = None,
     pixel_size: float | tuple[float, float] | None = None,
@@ -174,7 +174,7 @@ def restore(
 ) -> Out: ...
 def restore(
     array: ArrayLike,
-    model: Model | str = "denoise",
+    model: Model | str | None = None,
     *,
     axes: str | None = None,
     pixel_size: float | tuple[float, float] | None = None,
@@ -191,9 +191,10 @@ def restore(
         numpy array of any strides, or anything that can be indexed plane by plane (dask, zarr, memory map), which is
         then never in memory as a whole. Samples of 8 and 16 bit and float32 are taken as they are, others as float32.
     model
-        a model, or the task of a built-in one.
+        a model, or the task of a built-in one; without it, the built-in one of the option `task`, or "denoise".
     axes
-        one letter out of TCZYX for each dimension, in any order; by default YX, ZYX, TZYX or TCZYX.
+        one letter out of TCZYX for each dimension, in any order; by default YX, ZYX, TZYX or TCZYX. An array whose last
+        dimension is 3 or 4, as that of an RGB picture, is refused without.
     pixel_size
         pixel size in µm, or (z step, pixel size), which axial restoration needs.
     progress
@@ -215,9 +216,9 @@ def restore(
     MdrError
         where the engine refuses, with its reason. `Cancelled` is one.
     """
-    model = _model(model)
+    array, axes = _with_axes(array, axes)
+    model = _model(model, options.get("task"))
     shape = tuple(int(length) for length in array.shape)
-    axes = axes or default_axes(len(shape))
     settings = _options(pixel_size, options)
     shape_out = tuple(model._handle.output_info(axes, shape, settings)["shape"])
     dtype = np.dtype(dtype if out is None else out.dtype)
@@ -247,7 +248,7 @@ def restore(
 
 def fit(
     array: ArrayLike,
-    model: Model | str = "denoise",
+    model: Model | str | None = None,
     *,
     axes: str | None = None,
     pixel_size: float | tuple[float, float] | None = None,
@@ -257,14 +258,15 @@ def fit(
     """Takes the statistics by which `restore` normalises an image, one for each channel that is restored: given as the
     option `fitted`, a part of the image is restored as the whole would be. `progress` is called before every plane;
     `False` cancels."""
-    axes = axes or default_axes(len(array.shape))
+    array, axes = _with_axes(array, axes)
     read, given = _reader(array, axes)
 
     def watched(t: int, c: int, z: int, plane: np.ndarray[Any, Any]) -> Any:
         return False if progress is not None and progress() is False else read(t, c, z, plane)
 
     shape = tuple(int(length) for length in array.shape)
-    return _model(model)._handle.fit_planes(watched, given, axes, shape, _options(pixel_size, options))
+    handle = _model(model, options.get("task"))._handle
+    return handle.fit_planes(watched, given, axes, shape, _options(pixel_size, options))
 
 
 def _plane_index(axes: str) -> tuple[Callable[[int, int, int], tuple[Any, ...]], bool]:
@@ -298,7 +300,21 @@ def default_axes(ndim: int) -> str:
     return DEFAULT_AXES[ndim]
 
 
-def _model(model: Model | str) -> Model:
+def _with_axes(array: ArrayLike, axes: str | None) -> tuple[ArrayLike, str]:
+    """The array, of what numpy makes one of too, and its axes."""
+    if not hasattr(array, "shape"):
+        array = np.asarray(array)
+    if axes is None and len(array.shape) > 2 and array.shape[-1] in (3, 4):
+        raise ValueError(
+            f"array of shape {tuple(array.shape)}: a last axis of {array.shape[-1]} is that of an RGB picture; restore "
+            "measured channels, and say what the axes are, such as axes='YXC'"
+        )
+    return array, axes or default_axes(len(array.shape))
+
+
+def _model(model: Model | str | None, task: str | None = None) -> Model:
+    if model is None:
+        model = task or "denoise"
     return Model.builtin(model) if isinstance(model, str) else model
 
 

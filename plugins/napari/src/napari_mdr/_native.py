@@ -68,6 +68,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, c_void_p, c_int32, c_char_p, POINTER(c_size_t), POINTER(c_int64), c_char_p]
         + [_Progress, c_void_p, c_void_p, c_int32, c_size_t],
     ),
+    "mdr_check_tiff": (c_int32, [c_char_p]),
     "mdr_sample": (
         c_int32,
         [c_char_p, POINTER(c_uint16), c_size_t, c_char_p, c_size_t, POINTER(c_size_t)],

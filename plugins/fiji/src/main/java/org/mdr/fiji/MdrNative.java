@@ -49,6 +49,9 @@ final class MdrNative {
     static native String fitPlanes(
             long model, PlaneSource source, int inputType, String axes, long[] shape, String options);
 
+    /** Fails where a TIFF file is cut off or damaged. */
+    static native void checkTiff(String path);
+
     /** A simulated image: its axes and shape as JSON where {@code output} is null, else its pixels. */
     static native String sample(String task, short[] output);
 }

@@ -221,7 +221,7 @@ public class RestoreFolder_ implements PlugIn {
 
     /** Opens a file, as a virtual stack if the result as 32 bit would take much of Java's memory. */
     private static ImagePlus open(File file) {
-        TiffCheck.check(file);
+        check(file);
         int planes = 1;
         boolean large = false;
         String why = "ImageJ cannot open it";
@@ -255,6 +255,17 @@ public class RestoreFolder_ implements PlugIn {
                     MdrException.IO, "ImageJ can open " + source.getStackSize() + " of its " + planes + " planes");
         }
         return source;
+    }
+
+    /** ImageJ takes much of what is cut off or damaged for a whole file, and reads some of it for ever. */
+    private static void check(File file) {
+        try {
+            MdrNative.checkTiff(file.getPath());
+        } catch (MdrException failure) {
+            // The file has been named already.
+            String message = failure.getMessage().replace(file.getPath() + ": ", "");
+            throw new MdrException(failure.status(), message, failure);
+        }
     }
 
     private static Path folder(File file) {

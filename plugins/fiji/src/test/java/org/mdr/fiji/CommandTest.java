@@ -445,7 +445,7 @@ class CommandTest {
                 MdrException.class, () -> RestoreFolder_.apply("input=[" + in + "] output=[" + in + "] overwrite"));
     }
 
-    /** Of files that ImageJ reads for ever, in part, or not at all, each is named, and the good ones are restored. */
+    /** Of files that ImageJ reads for ever, in part, wrongly or not at all, each is named, and the good ones are restored. */
     @Test
     void badFilesAmongGoodOnes() throws Exception {
         Path in = Files.createDirectories(folder.resolve("in"));
@@ -469,18 +469,27 @@ class CommandTest {
             }
         }
         Files.write(in.resolve("negative.tif"), bytes.array());
+        new FileSaver(Samples.image("one", 8, 50, 40, 1, 1, 1)).saveAsTiff(in.resolve("half.tif").toString());
+        byte[] one = Files.readAllBytes(in.resolve("half.tif"));
+        Files.write(in.resolve("half.tif"), java.util.Arrays.copyOf(one, one.length / 2));
+        byte[] deflated = Samples.deflated(50, 40);
+        Files.write(in.resolve("deflated.tif"), deflated);
+        Files.write(in.resolve("deflated half.tif"), java.util.Arrays.copyOf(deflated, deflated.length - 500));
+        deflated[deflated.length - 500] ^= 1;
+        Files.write(in.resolve("deflated wrong.tif"), deflated);
         MdrException failure = assertThrows(MdrException.class, () -> assertTimeoutPreemptively(
                 Duration.ofSeconds(20), () -> RestoreFolder_.apply("input=[" + in + "] output=[" + out + "]")));
         String[] lines = failure.getMessage().split("\n");
         String[] expected = {
-            "5 of 7 files", "circle.tif: is damaged", "cut off.tif: ImageJ can open 2 of its 3 planes",
-            "empty.tif: ImageJ cannot open it", "endless.tif: is damaged", "negative.tif: ImageJ cannot open it",
+            "8 of 11 files", "circle.tif: damaged TIFF: its directories run in a loop", "cut off.tif: truncated",
+            "deflated half.tif: truncated", "deflated wrong.tif: damaged TIFF: Deflate data", "empty.tif: the file is empty",
+            "endless.tif: truncated", "half.tif: truncated", "negative.tif: ImageJ cannot open it",
         };
         assertEquals(expected.length, lines.length, failure.getMessage());
         for (int i = 0; i < lines.length; i++) {
             assertTrue(lines[i].contains(expected[i]), lines[i]);
         }
-        assertEquals(2, Files.list(out).count());
+        assertEquals(3, Files.list(out).count());
         assertFalse(IJ.redirectingErrorMessages());
 
         Path png = in.resolve("a.png");

@@ -11,6 +11,8 @@ import java.io.File;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.lang.reflect.Field;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -19,6 +21,7 @@ import java.util.Random;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.TimeUnit;
+import java.util.zip.Deflater;
 
 /** What the tests share: seeded images, the command line to compare with, and ImageJ without a display. */
 final class Samples {
@@ -53,6 +56,28 @@ final class Samples {
             shorts[i] = (short) Math.round(100 * plane[i]);
         }
         return bits == 8 ? bytes : bits == 16 ? shorts : plane;
+    }
+
+    /** A TIFF file of noise, 8 bit, deflated; ImageJ reads such files and does not write them. Its samples come last. */
+    static byte[] deflated(int width, int height) {
+        byte[] samples = new byte[width * height];
+        new Random(1).nextBytes(samples);
+        Deflater deflater = new Deflater();
+        deflater.setInput(samples);
+        deflater.finish();
+        byte[] stream = new byte[2 * samples.length];
+        int length = deflater.deflate(stream);
+        deflater.end();
+        // Tag and value of each field, a LONG.
+        int[][] fields = {
+            {256, width}, {257, height}, {258, 8}, {259, 8}, {262, 1}, {273, 122}, {277, 1}, {278, height}, {279, length}
+        };
+        ByteBuffer file = ByteBuffer.allocate(122 + length).order(ByteOrder.LITTLE_ENDIAN);
+        file.put((byte) 'I').put((byte) 'I').putShort((short) 42).putInt(8).putShort((short) fields.length);
+        for (int[] field : fields) {
+            file.putShort((short) field[0]).putShort((short) 4).putInt(1).putInt(field[1]);
+        }
+        return file.putInt(0).put(stream, 0, length).array();
     }
 
     /** What {@code mdr restore} makes of an image. */
