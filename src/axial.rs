@@ -23,9 +23,14 @@ pub(crate) fn resample_info(info: &mut ImageInfo, scale: [usize; 3]) -> Result<(
         )));
     }
     let (Some(pixel), Some(step)) = (info.pixel_size_um, info.z_step_um) else {
-        return Err(Error::InvalidOption(
-            "task axial needs the pixel size and the z step in µm, which the image lacks; give both".into(),
-        ));
+        let lacking = match (info.pixel_size_um, info.z_step_um) {
+            (None, None) => "both",
+            (None, _) => "the pixel size",
+            _ => "the z step",
+        };
+        return Err(Error::InvalidOption(format!(
+            "task axial needs the pixel size and the z step in µm; the image lacks {lacking}: give it as an option"
+        )));
     };
     let height = info.pixel_height_um();
     if height != Some(pixel) {

@@ -225,6 +225,8 @@ pub struct Extra {
     /// ImageJ's binary metadata (tags 50838 counts and 50839 data): slice labels, display ranges, lookup tables,
     /// overlays, Info; bytes as stored, with the byte order of the source.
     pub imagej_metadata: Option<ImageJMetadata>,
+    /// Whether small numbers are shown bright (WhiteIsZero, ImageJ's inverted lookup table).
+    pub white_is_zero: bool,
     /// Pixels per unit along Y and that unit, where it is no length: the rows of a line scan follow each other in time.
     pub y_unit: Option<(f64, String)>,
 }

@@ -103,6 +103,8 @@ pub struct Facts {
     pub commit: String,
     /// Validation figures.
     pub metrics: Option<serde_json::Value>,
+    /// The same in words, where they are those of this project: what they are, and a line for each set of images.
+    pub scores: Option<String>,
     /// `built-in`, the path, or the name given with the bytes.
     pub source: String,
     /// SHA-256 of the ONNX file, lower-case hexadecimal.
@@ -360,6 +362,7 @@ fn facts(name: &str, bytes: &[u8], network: &Network) -> std::result::Result<Fac
         None | Some("") => None,
         Some(json) => Some(serde_json::from_str(json).map_err(|e| format!("mdr.metrics is no JSON: {e}"))?),
     };
+    let scores = metrics.as_ref().and_then(scores);
     Ok(Facts {
         name: get("name").filter(|n| !n.is_empty()).unwrap_or(name).to_owned(),
         task,
@@ -379,9 +382,25 @@ fn facts(name: &str, bytes: &[u8], network: &Network) -> std::result::Result<Fac
         method: text("method"),
         commit: text("commit"),
         metrics,
+        scores,
         source: name.to_owned(),
         sha256: sha256(bytes),
     })
+}
+
+/// The metrics of a model of this project, a line for each set of images.
+fn scores(metrics: &serde_json::Value) -> Option<String> {
+    let line = |set: &serde_json::Value| {
+        let [input, restored] = ["input", "restored"].map(|of| {
+            let score = |name: &str| set[of][name].as_f64();
+            Some(format!("{:.2} dB / {:.3}", score("psnr_affine")?, score("ssim_affine")?))
+        });
+        let (data, images) = (set["data"].as_str()?, set["images"].as_u64()?);
+        Some(format!("{data} ({images}): {} -> {}", input?, restored?))
+    };
+    let sets = std::iter::once(metrics).chain(metrics["test"].as_array().into_iter().flatten());
+    let lines = sets.map(line).collect::<Option<Vec<_>>>()?;
+    Some(format!("affine PSNR / SSIM, input -> restored\n{}", lines.join("\n")))
 }
 
 /// Least common multiple.

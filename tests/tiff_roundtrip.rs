@@ -361,6 +361,20 @@ fn image(shape: Shape, pixel_type: PixelType, seed: u64) -> Image {
 // ---- What is written is read.
 
 #[test]
+fn an_image_that_is_shown_inverted_stays_so() {
+    let folder = Folder::new();
+    for white_is_zero in [true, false] {
+        let bytes =
+            build(&[Page::plain(2, 1, &[1, 2]).with(262, Value::Short(u16::from(!white_is_zero)))], false, false);
+        let image = read_bytes(&bytes).unwrap();
+        assert_eq!((image.info.extra.white_is_zero, &image.samples[..]), (white_is_zero, &[1.0, 2.0][..]));
+        write_tiff(folder.path("a.tif"), &image, true).unwrap();
+        let again = read_tiff(folder.path("a.tif")).unwrap();
+        assert_eq!((again.info.extra.white_is_zero, again.samples), (white_is_zero, image.samples));
+    }
+}
+
+#[test]
 fn every_pixel_type_and_axes_round_trip() {
     let folder = Folder::new();
     let shapes = [(1, 1, 1), (1, 1, 4), (3, 1, 1), (1, 2, 1), (2, 3, 1), (2, 1, 5), (1, 3, 4), (2, 3, 4)];

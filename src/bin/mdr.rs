@@ -123,7 +123,7 @@ struct Restore {
     /// Leave out what has been restored: files whose result exists, as of a folder whose run was stopped
     #[arg(long, conflicts_with = "force")]
     skip_existing: bool,
-    /// No progress bar
+    /// No progress bar, no count of restored files, no word of caution
     #[arg(short, long)]
     quiet: bool,
 }
@@ -305,23 +305,36 @@ impl Restore {
         let slash =
             self.output.as_os_str().as_encoded_bytes().last().is_some_and(|&end| std::path::is_separator(end.into()));
         let to_folder = self.input.len() > 1 || self.input[0].is_dir() || slash;
-        let mut pairs = self.pairs(to_folder)?;
-        if self.skip_existing {
-            pairs.retain(|(input, output)| !output.exists() || same_file(input, output));
-        }
+        let pairs = self.pairs(to_folder)?;
         let model = match &self.model {
-            Some(path) => Model::load(path)?,
+            Some(path) => match path.to_str().and_then(|name| name.parse::<Task>().ok()) {
+                Some(task) if !path.exists() => {
+                    let message = format!("--model {task}: no such file; the built-in model is --task {task}");
+                    return Err(Failure::Error(message));
+                }
+                _ => Model::load(path)?,
+            },
             None => Model::builtin(self.task.unwrap_or(Task::Denoise))?,
         };
         if to_folder {
             make_folder(&self.output)?;
         }
-        let mut failed = 0;
+        let (mut skipped, mut failed) = (0, 0);
+        // Another run may be making results for the same folder.
+        let there = |input: &Path, output: &Path| self.skip_existing && output.exists() && !same_file(input, output);
         for (number, (input, output)) in pairs.iter().enumerate() {
+            if there(input, output) {
+                skipped += 1;
+                continue;
+            }
             let place = if pairs.len() > 1 { format!(" ({} of {})", number + 1, pairs.len()) } else { String::new() };
             match self.restore_file(&model, input, output, &place, stop) {
                 Ok(()) => {}
-                Err(Error::Cancelled) => return Err(Failure::Error(format!("{}{place}", Error::Cancelled))),
+                Err(Error::Cancelled) => {
+                    let at = if pairs.len() > 1 { format!(" at {}{place}", input.display()) } else { String::new() };
+                    return Err(Failure::Error(format!("{}{at}", Error::Cancelled)));
+                }
+                Err(Error::Io { .. }) if there(input, output) => skipped += 1,
                 Err(error) => {
                     failed += 1;
                     complain(&about(&[input, output], &error));
@@ -333,6 +346,11 @@ impl Restore {
                 complain(&format!("{failed} of {} files could not be restored", pairs.len()));
             }
             return Err(Failure::Reported);
+        }
+        if (pairs.len() > 1 || self.input[0].is_dir()) && !self.quiet {
+            let restored = pairs.len() - skipped;
+            let rest = if skipped > 0 { format!(", {skipped} were there already") } else { String::new() };
+            print(&format!("{restored} of {} files restored{rest}\n", pairs.len()))?;
         }
         Ok(())
     }
@@ -349,6 +367,10 @@ impl Restore {
                 return Err(Failure::Usage(format!("{}: {message}", self.output.display())));
             }
             return Ok(vec![(inputs.remove(0), self.output.clone())]);
+        }
+        if is_tiff(&self.output) && !self.output.exists() {
+            let message = "the results go into a folder; expected the name of one";
+            return Err(Failure::Usage(format!("{}: {message}", self.output.display())));
         }
         let mut names = HashSet::new();
         let mut pairs = Vec::new();
@@ -465,7 +487,8 @@ fn tiffs_in(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if is_tiff(&path) && !hidden && path.is_file() {
+        // A link that leads nowhere counts, and fails with its name.
+        if is_tiff(&path) && !hidden && (path.is_file() || !path.exists()) {
             files.push(path);
         }
     }
@@ -500,28 +523,14 @@ fn info(model: &Path, json: bool, timing: Option<[usize; 2]>) -> Outcome {
             serde_json::Value::Null => continue,
             serde_json::Value::String(value) if value.is_empty() => continue,
             serde_json::Value::String(value) => value.clone(),
-            metrics if key == "metrics" => scores(metrics).unwrap_or_else(|| metrics.to_string()),
+            // In words they follow.
+            _ if key == "metrics" && model.facts().scores.is_some() => continue,
             other => other.to_string(),
         };
         let value = value.replace('\n', &format!("\n{:22}", ""));
         text += &format!("{:22}{value}\n", key.replace('_', " "));
     }
     print(&text)
-}
-
-/// The metrics of a model of this project, a line for each set of images.
-fn scores(metrics: &serde_json::Value) -> Option<String> {
-    let line = |set: &serde_json::Value| {
-        let [input, restored] = ["input", "restored"].map(|of| {
-            let score = |name: &str| set[of][name].as_f64();
-            Some(format!("{:.2} dB / {:.3}", score("psnr_affine")?, score("ssim_affine")?))
-        });
-        let (data, images) = (set["data"].as_str()?, set["images"].as_u64()?);
-        Some(format!("{data} ({images}): {} -> {}", input?, restored?))
-    };
-    let sets = std::iter::once(metrics).chain(metrics["test"].as_array().into_iter().flatten());
-    let lines = sets.map(line).collect::<Option<Vec<_>>>()?;
-    Some(format!("affine PSNR / SSIM, input -> restored\n{}", lines.join("\n")))
 }
 
 /// Milliseconds, share and nanoseconds per pixel of every step.

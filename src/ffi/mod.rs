@@ -237,7 +237,8 @@ pub unsafe extern "C" fn mdr_model_free(model: *mut MdrModel) {
 }
 
 /// Facts about a model as a JSON object: name, task, axes, channels, scale (output pixels per input pixel),
-/// normalization, tile_multiple, halo, description, license, authors, trained_on, method, metrics, source, sha256.
+/// normalization, axial_step, tile_multiple, halo, description, license, authors, trained_on, method, metrics, scores
+/// (the metrics in words), source, sha256.
 /// Take what you know and ignore the rest: later versions add keys.
 ///
 /// `model`: the model.

@@ -97,6 +97,7 @@ impl TiffReader {
         if let Some(description) = imagej_description {
             metadata.extra.imagej = description.carried();
         }
+        metadata.extra.white_is_zero = file.value(&directory, tag::PHOTOMETRIC)? == Some(0);
         metadata.extra.imagej_metadata = binary_metadata(&mut file, &directory)?;
 
         if let Some(&page) = stack.pages.iter().find(|&page| contiguous.is_none() && walk.odd.contains(page)) {

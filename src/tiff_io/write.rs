@@ -172,7 +172,7 @@ impl TiffWriter {
             (tag::IMAGE_LENGTH, long(info.shape.y)),
             (tag::BITS_PER_SAMPLE, Value::Short(bits)),
             (tag::COMPRESSION, Value::Short(1)),
-            (tag::PHOTOMETRIC, Value::Short(1)),
+            (tag::PHOTOMETRIC, Value::Short(u16::from(!self.info.extra.white_is_zero))),
         ];
         entries.extend(values.map(|values| (tag::IMAGE_DESCRIPTION, Value::Text(&values.description))));
         entries.extend([

@@ -367,6 +367,8 @@ pub fn facts_have_their_keys<B: Binding>(binding: &B) {
         "method",
         "commit",
         "metrics",
+        "scores",
+        "axial_step",
         "source",
         "sha256",
     ] {

@@ -56,7 +56,8 @@ def test_shows_the_image_and_the_model(viewer, qtbot):
     facts = Model.builtin().info
     assert facts["name"] in widget.facts.text()
     assert facts["trained_on"][:30] in widget.facts.text()
-    assert f"{facts['metrics']['restored']['psnr']:.1f} dB" in widget.facts.text()
+    # Those of the command line.
+    assert f"{facts['metrics']['restored']['psnr_affine']:.2f} dB" in widget.facts.text()
     # Other axes, and axes that are none.
     widget.axes.setText("CYX")
     widget.axes.editingFinished.emit()

@@ -118,7 +118,8 @@ class Model:
     def info(self) -> dict[str, Any]:
         """Facts: name, task, axes, channels, scale (output pixels per input pixel), normalization, halo (input pixels
         around a pixel that can change it), tile_multiple, description, license, authors, trained_on, method, metrics,
-        source, sha256."""
+        scores (the metrics in words), axial_step (pixels between planes that an axial model was trained with), source,
+        sha256."""
         return dict(self._info)
 
     def __repr__(self) -> str:

@@ -552,14 +552,7 @@ def described(model: Model | None) -> str:
     lines = [f"<b>{info['name']}</b>, {info['task'] or 'task not stated'}"]
     if info["trained_on"]:
         lines.append(f"trained on {info['trained_on']}")
-    metrics = info["metrics"] or {}
-    scores = [
-        f"{title} {metrics[name]['psnr']:.1f} dB, SSIM {metrics[name]['ssim']:.2f}"
-        for name, title in (("input", "input"), ("restored", "restored"))
-        if isinstance(metrics.get(name), dict) and {"psnr", "ssim"} <= set(metrics[name])
-    ]
-    if scores:
-        lines.append(f"{metrics.get('data', 'validation')}: {'; '.join(scores)}")
+    lines += (info["scores"] or "").splitlines()
     return "<br>".join(lines)
 
 

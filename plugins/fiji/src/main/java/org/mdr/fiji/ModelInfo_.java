@@ -65,7 +65,9 @@ public class ModelInfo_ implements PlugIn {
     private static void list(StringBuilder text, Map<String, Object> facts) {
         text.append('\n');
         facts.forEach((key, value) -> {
-            if (value != null && !value.equals("")) {
+            // Metrics follow in words, where they can.
+            boolean said = key.equals("metrics") && facts.get("scores") != null;
+            if (value != null && !value.equals("") && !said) {
                 text.append(key.replace('_', ' ')).append(": ").append(shown(value)).append('\n');
             }
         });
