@@ -16,6 +16,12 @@ final class Units {
         double height = calibration.pixelHeight;
         // Stacks that were scanned downwards have a negative step.
         double step = Math.abs(calibration.pixelDepth);
+        if (imp.getNSlices() < 2) {
+            throw new MdrException(
+                    MdrException.INVALID_OPTION,
+                    "axial restoration needs a stack of at least 2 Z slices; \"" + imp.getTitle() + "\" has one"
+                            + " (Image > Properties... says whether planes are slices, channels or frames)");
+        }
         String advice = "; set them in Image > Properties..., in micron";
         if (Double.isNaN(xy) || Double.isNaN(z) || !(width > 0 && step > 0)) {
             throw new MdrException(
