@@ -6,6 +6,7 @@ use crate::methods::State;
 use anyhow::{Context, Result, bail, ensure};
 use mdr::Task;
 use prost::Message;
+use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Tensor;
 use tract_onnx::pb::{ModelProto, TensorProto, tensor_proto::DataType};
@@ -17,6 +18,8 @@ pub struct Base {
     pub weights: State,
     /// As in a config.
     pub net: config::Net,
+    /// Its `mdr.*` entries, without that prefix.
+    pub facts: BTreeMap<String, String>,
 }
 
 /// Reads a base: the name of a task (its built-in model), a .onnx file, or a run folder with its model.onnx.
@@ -36,7 +39,10 @@ pub fn read(base: &str) -> Result<Base> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Base> {
-    let graph = ModelProto::decode(bytes)?.graph.context("no graph")?;
+    let model = ModelProto::decode(bytes)?;
+    let entries = model.metadata_props.into_iter();
+    let facts = entries.filter_map(|entry| Some((entry.key.strip_prefix("mdr.")?.to_owned(), entry.value))).collect();
+    let graph = model.graph.context("no graph")?;
     let tensors = graph.initializer.iter().filter(|tensor| !tensor.name.ends_with(".scales"));
     let weights: State = tensors.map(|tensor| Ok((tensor.name.clone(), values(tensor)?))).collect::<Result<_>>()?;
     let depth = (0..7).take_while(|level| weights.contains_key(&format!("down_level_{level}_no_0.weight"))).count();
@@ -46,7 +52,7 @@ fn parse(bytes: &[u8]) -> Result<Base> {
     let widest = (middle < features << depth).then_some(middle as usize);
     let residual = graph.node.last().is_some_and(|node| node.op_type == "Add");
     let net = config::Net { depth, features: features as usize, widest, kernel: kernel as usize, residual };
-    Ok(Base { weights, net })
+    Ok(Base { weights, net, facts })
 }
 
 fn values(tensor: &TensorProto) -> Result<Tensor> {

@@ -252,8 +252,8 @@ pub fn run(options: &Options) -> Result<(Results, bool)> {
     let out = options.out;
     let used = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
     ensure!(!used || results_path(out).exists(), "{} is not empty and holds no benchmark", out.display());
-    std::fs::create_dir_all(cells_path(out)).with_context(|| format!("creating {}", cells_path(out).display()))?;
     let mut plan = Plan::new(&table, options)?;
+    std::fs::create_dir_all(cells_path(out)).with_context(|| format!("creating {}", cells_path(out).display()))?;
     plan.write()?;
     let count = plan.results.cells.len();
     for number in 0..count {
@@ -344,7 +344,7 @@ impl<'a> Plan<'a> {
     fn new(table: &Table, options: &'a Options<'a>) -> Result<Self> {
         for only in options.only {
             let labels: Vec<_> = table.groups.iter().map(|group| group.label.as_str()).collect();
-            ensure!(labels.contains(&only.as_str()), "--only {only}: the groups are {}", labels.join(", "));
+            ensure!(labels.contains(&only.as_str()), "--only {only}: the groups are {}", labels.join("; "));
         }
         let examples = (table.tasks.iter())
             .map(|&task| (task, examples(&test_folder(options.data, task), table.examples)))

@@ -110,15 +110,23 @@ fn method_name(config: &Config) -> &'static str {
     }
 }
 
+/// Where a model's images are, where the config does not say what they are.
+pub(crate) fn folders(config: &Config, task: Task) -> String {
+    let folders: Vec<&str> = config.data.folders.iter().map(|folder| folder.path.as_str()).collect();
+    if folders.is_empty() { task.to_string() } else { folders.join(", ") }
+}
+
+/// How a model came to be, where the config does not say what it is for.
+fn described(config: &Config, method: &str, task: Task) -> String {
+    let base = config.base.as_ref().map_or(String::new(), |base| format!(", going on from {base}"));
+    format!("{method} for the task {task}: {} steps, seed {}{base}", config.train.steps, config.seed)
+}
+
 /// The table of `mdr.*` keys.
 fn metadata(config: &Config, task: Task, net: &dyn Net, scores: Option<&str>) -> BTreeMap<String, String> {
     let export = &config.export;
     let method = method_name(config);
     let or = |text: &str, default: &dyn Fn() -> String| if text.is_empty() { default() } else { text.to_owned() };
-    let folders = || {
-        let folders: Vec<&str> = config.data.folders.iter().map(|folder| folder.path.as_str()).collect();
-        if folders.is_empty() { task.to_string() } else { folders.join(", ") }
-    };
     let normalization = serde_json::to_string(&config.data.normalization()).expect("plain numbers are JSON");
     let simulated = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0 && !simulate.calibrate);
     let axial = simulated.and_then(|simulate| simulate.axial.as_ref()).filter(|_| task == Task::Axial);
@@ -131,10 +139,10 @@ fn metadata(config: &Config, task: Task, net: &dyn Net, scores: Option<&str>) ->
         ("normalization", normalization),
         ("tile_multiple", net.tile_multiple().to_string()),
         ("name", or(&export.name, &|| format!("{}-{}", config.method.published_name().to_lowercase(), task))),
-        ("description", or(&export.description, &|| format!("{method} for the task {}", task))),
+        ("description", or(&export.description, &|| described(config, method, task))),
         ("license", or(&export.license, &|| "not stated".into())),
         ("authors", or(&export.authors, &|| "not stated".into())),
-        ("trained_on", or(&export.trained_on, &folders)),
+        ("trained_on", or(&export.trained_on, &|| folders(config, task))),
         ("method", method.to_owned()),
         ("commit", env!("MDR_COMMIT").to_owned()),
         ("metrics", scores.unwrap_or("{}").to_owned()),

@@ -96,7 +96,7 @@ struct Export {
 
 #[derive(Args)]
 struct Evaluate {
-    /// Model file (.onnx).
+    /// Model file (.onnx), or the name of a task: its built-in model.
     #[arg(long)]
     model: PathBuf,
     /// Folder with pairs, low/NAME.tif and high/NAME.tif, at any depth.
@@ -316,7 +316,11 @@ fn run_synthesize(options: Synthesize) -> Result<()> {
 }
 
 fn run_evaluate(options: &Evaluate) -> Result<()> {
-    let model = mdr::Model::load(&options.model)?;
+    let task = options.model.to_str().and_then(|name| name.parse::<mdr::Task>().ok());
+    let model = match task.filter(|_| !options.model.exists()) {
+        Some(task) => mdr::Model::builtin(task)?,
+        None => mdr::Model::load(&options.model)?,
+    };
     let (threads, self_ensemble) = (options.threads, options.self_ensemble);
     let restore = mdr::RestoreOptions { threads, self_ensemble, ..Default::default() };
     let rows = evaluate::evaluate(&model, &options.data, &restore)?;

@@ -155,7 +155,11 @@ fn search(folders: &[(&Folder, usize)], tasks: &[Task], root: &Path) -> Result<V
     let mut seen = BTreeSet::new();
     for &(folder, task) in folders {
         let base = root.join(&folder.path);
-        ensure!(base.is_dir(), "{}: no such folder (named in data.folders, relative to --data)", base.display());
+        ensure!(
+            base.is_dir(),
+            "{}: no such folder; images belong in --data DIR below DIR/TASK, or in the folders of data.folders",
+            base.display()
+        );
         let before = found.len();
         let mut excluded = BTreeSet::new();
         let mut add = |reference: Option<PathBuf>, degraded: Option<PathBuf>| {
@@ -186,7 +190,7 @@ fn search(folders: &[(&Folder, usize)], tasks: &[Task], root: &Path) -> Result<V
                 files.iter().for_each(|file| add(None, Some(file.clone())));
             }
             let high = directory.with_file_name("high");
-            if role == "low" && high.is_dir() && takes(&[FolderKind::Pairs]) {
+            if role == "low" && directory != base && high.is_dir() && takes(&[FolderKind::Pairs]) {
                 for file in &files {
                     let reference = high.join(file.file_name().unwrap_or_default());
                     ensure!(reference.is_file(), "{} has no partner {}", file.display(), reference.display());
@@ -291,6 +295,12 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
         let single = |(number, plane)| Single { name: plane_name(&name, number), weight, task, plane };
         let mut reference = entry.reference.as_ref().map(|path| read(&root.join(path))).transpose()?;
         let mut input = entry.degraded.as_ref().map(|path| read(&root.join(path))).transpose()?;
+        for (image, path) in [(&reference, &entry.reference), (&input, &entry.degraded)] {
+            if let (Some(image), Some(path)) = (image, path) {
+                let varies = image.samples.iter().any(|sample| sample != &image.samples[0]);
+                ensure!(varies, "{}: a constant image teaches nothing; remove it", path.display());
+            }
+        }
         if let Some(input) = &mut input {
             normalize(input, &config.data)?;
         }
@@ -298,10 +308,10 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
             (Some(reference), Some(input)) => {
                 ensure!(
                     input.info.shape == reference.info.shape,
-                    "{} and {name} differ in shape: {:?} and {:?}",
+                    "{} and {name} differ in shape: {} and {}",
                     entry.degraded.as_deref().unwrap_or(Path::new("")).display(),
-                    input.info.shape,
-                    reference.info.shape
+                    sides(&input),
+                    sides(reference)
                 );
                 if fraction > 0.0 && split == Split::Train {
                     let mut clean = reference.clone();
@@ -326,6 +336,12 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
         }
     }
     Ok(images)
+}
+
+/// For people.
+fn sides(image: &Image) -> String {
+    let shape = image.info.shape;
+    format!("{} planes of {}x{} pixels", shape.planes(), shape.y, shape.x)
 }
 
 /// All planes of a file, on the scale of the network.

@@ -6,6 +6,7 @@ use crate::base;
 use crate::calibrate::calibrate;
 use crate::checkpoint::{self, Position};
 use crate::config::{Config, Split};
+use crate::export;
 use crate::methods::{Batch, Losses, Method, State};
 use crate::pairs::{self, Entry, Images};
 use crate::patches::{Loader, Sampler};
@@ -121,10 +122,21 @@ pub fn start(
     );
     let entries = pairs::find(config, data)?;
     let mut method = prepared(config, device)?;
-    if let Some(base) = &config.base {
-        method.begin_with(&base::read(base)?.weights).with_context(|| format!("base {base}"))?;
+    let mut config = config.clone();
+    if let Some(name) = &config.base {
+        let base = base::read(name)?;
+        method.begin_with(&base.weights).with_context(|| format!("base {name}"))?;
+        let fact = |key: &str| base.facts.get(key).map_or("", String::as_str);
+        let (task, own) = (fact("task"), config.tasks[0].as_str());
+        if task != own {
+            eprintln!("warning: the base {name} is for the task {task:?}, this run for {own}");
+        }
+        if config.export.trained_on.is_empty() {
+            let own = export::folders(&config, config.tasks[0]);
+            config.export.trained_on = format!("{own}; before, as {}, on {}", fact("name"), fact("trained_on"));
+        }
     }
-    go_on(config, data, run, &entries, method, Position::START, Sums::default(), device, stop)
+    go_on(&config, data, run, &entries, method, Position::START, Sums::default(), device, stop)
 }
 
 /// Continues a run from its last checkpoint, to the same result as if it had never stopped. `stop` is asked after
@@ -187,6 +199,12 @@ fn go_on(
         config.method.published_name(),
         validation.pairs().len()
     ));
+    if validation.pairs().is_empty() && !config.method.unpaired() {
+        progress.say(
+            "warning: there is nothing to validate on: no step can be told to be the best, and the last is exported; \
+             pairs in a folder val, or --set data.validation_fraction=0.2, which keeps a fifth of them, would say more",
+        );
+    }
     let input_scores = validation.input_scores()?;
     if let Some(input) = Scores::mean(&input_scores) {
         progress.say(&format!("validation input: {:.2} dB, SSIM {:.3}", input.psnr_affine, input.ssim_affine));

@@ -242,6 +242,23 @@ set = ["export.description={needs} for {task}"]
     run(folder, table, "alone", &["first"], usize::MAX);
     assert!(folder.join("alone/cells/first-denoise-n3-s1/checkpoints/last.safetensors").exists());
 
+    // A label that is none leaves no folder behind.
+    let (config, data, out) = (folder.join("table.toml"), folder.join("data"), folder.join("none"));
+    let only = ["nobody".to_owned()];
+    let wrong = benchmark::run(&Options {
+        config: &config,
+        data: &data,
+        out: &out,
+        only: &only,
+        pairs: &[],
+        seeds: &[],
+        set: &[],
+        device: Device::Cpu,
+        threads: Some(1),
+        stop: &|| false,
+    });
+    assert!(wrong.unwrap_err().to_string().contains("first; ") && !out.exists());
+
     // A group alone brings what it needs; its trained cells are taken over.
     let (results, _) = run(folder, table, "out", &["second"], 1);
     assert_eq!(keys(&results), ["first-denoise-n3-s1", "second-denoise-n3-s1"]);

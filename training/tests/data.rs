@@ -234,3 +234,28 @@ fn what_belongs_together_is_cut_alike_where_a_gan_has_a_use_for_it() {
     assert_eq!(weights(0.0, 4), [0.0; 16]);
     assert_eq!(weights(1.0, 0), [0.0; 16]);
 }
+
+#[test]
+fn pairs_that_teach_nothing_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = common::smoke(&[common::PAIRS_ONLY]);
+    let path = |side: &str| folder.path().join(format!("denoise/train/{side}/a.tif"));
+    let loaded = || {
+        let entries = pairs::find(&config, folder.path()).unwrap();
+        pairs::load(&entries, Split::Train, &config, folder.path()).map(drop).map_err(|error| format!("{error:#}"))
+    };
+    let constant = mdr::Image::from_plane(80, 96, vec![7.0; 80 * 96]).unwrap();
+    for side in ["low", "high"] {
+        let _ = std::fs::remove_dir_all(folder.path().join("denoise"));
+        for side in ["low", "high"] {
+            common::write_phantoms(&path(side), 1, 1, None);
+        }
+        assert_eq!(loaded(), Ok(()));
+        mdr::tiff_io::write_tiff(path(side), &constant, true).unwrap();
+        let error = loaded().unwrap_err();
+        assert!(error.contains("a.tif") && error.contains("constant"), "{side}: {error}");
+    }
+    // A folder low by itself is not where its partners are looked for.
+    let error = format!("{:#}", pairs::below(&folder.path().join("denoise/train/low")).unwrap_err());
+    assert!(error.contains("found neither low/NAME.tif with high/NAME.tif"), "{error}");
+}

@@ -145,6 +145,7 @@ fn a_run_outlives_its_base() {
     let steps = [common::PAIRS_ONLY, "train.steps=4", "train.validate_every=2"];
     start(&common::smoke(&[&steps[..], &["net.features=6", "net.widest=8"]].concat()), &run("base"), 0);
     let model = export::export(&run("base"), mdr::Task::Denoise, None, None).unwrap();
+    let base_path = model.clone();
     let base = format!("base={:?}", model.display().to_string());
     start(&common::smoke(&[&steps[..], &[base.as_str()]].concat()), &run("tuned"), 3);
     std::fs::remove_file(model).unwrap();
@@ -152,7 +153,10 @@ fn a_run_outlives_its_base() {
     let net = Config::of_run(&run("tuned").config()).unwrap().net;
     assert_eq!((net.features, net.widest), (6, Some(8)));
     let tuned = export::export(&run("tuned"), mdr::Task::Denoise, None, None).unwrap();
-    assert!(mdr::Model::load(&tuned).is_ok());
+    let facts = mdr::Model::load(&tuned).unwrap().facts().clone();
+    assert_eq!(facts.trained_on, "denoise; before, as care-denoise, on denoise");
+    let described = format!("CARE for the task denoise: 4 steps, seed 7, going on from {}", base_path.display());
+    assert_eq!(facts.description, described);
 }
 
 #[test]
