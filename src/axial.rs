@@ -13,7 +13,8 @@ use crate::{
 pub(crate) fn resample_info(info: &mut ImageInfo, scale: [usize; 3]) -> Result<()> {
     if info.shape.z < 2 {
         return Err(Error::ShapeMismatch {
-            expected: "a stack of at least 2 Z planes, to restore its axial resolution".into(),
+            expected: "a stack of at least 2 Z planes, to restore its axial resolution (slices XZ, YZ: option slices)"
+                .into(),
             found: format!("{} (axes {})", info.shape.z, info.axes),
         });
     }

@@ -1,7 +1,7 @@
 //! Run folder → report.html: figures, curves, pictures, config, in one file that needs nothing else. It reads nothing but
 //! the run folder, so it can be made again at any time.
 
-use crate::config::Config;
+use crate::config::{Config, Split};
 use crate::html::{self, Line, escaped};
 use crate::train::{RunFolder, write};
 use anyhow::{Context, Result};
@@ -14,7 +14,10 @@ use std::fmt::Write;
 pub fn write_report(run: &RunFolder) -> Result<()> {
     let log = std::fs::read_to_string(run.log()).with_context(|| run.log().display().to_string())?;
     let config = Config::of_run(&run.config())?;
-    let mut html = html::head("mdr-train report");
+    let name = run.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let tasks: Vec<_> = config.tasks.iter().map(|task| task.as_str()).collect();
+    let mut html = html::head(&format!("{name}: {}, {}", config.method.published_name(), tasks.join(", ")));
+    about(&mut html, run, &config);
     for task in 0..config.tasks.len() {
         figures(&mut html, run, &config, task);
     }
@@ -35,6 +38,24 @@ pub fn write_report(run: &RunFolder) -> Result<()> {
     }
     let _ = writeln!(html, "<h2>Config</h2><pre>{}</pre></html>", escaped(&config.to_toml()?));
     write(&run.report(), html.as_bytes())
+}
+
+/// What was trained, from what, and by which version of this program.
+fn about(html: &mut String, run: &RunFolder, config: &Config) {
+    let entries = run.entries().unwrap_or_default();
+    let count = |split, pair| entries.iter().filter(|entry| entry.split == split && entry.is_pair() == pair).count();
+    let of = |split| format!("{} pairs and {} other files", count(split, true), count(split, false));
+    let base = config.base.as_ref().map_or(String::new(), |base| format!(", going on from {base}"));
+    let text = format!(
+        "{} steps, seed {}{base}. Found: {} to train on, {} to validate on (split.json). mdr-train {}, commit {}.",
+        config.train.steps,
+        config.seed,
+        of(Split::Train),
+        of(Split::Val),
+        env!("CARGO_PKG_VERSION"),
+        env!("MDR_COMMIT")
+    );
+    let _ = write!(html, "<p>{}</p>", escaped(&text));
 }
 
 /// Of a task (an index), the table of the best validation, and the parity check.

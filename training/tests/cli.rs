@@ -37,7 +37,14 @@ fn a_run_from_images_to_figures() {
     let events = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("events.out.tfevents.");
     assert!(std::fs::read_dir(&run).unwrap().any(|entry| events(&entry.unwrap())));
     let report = std::fs::read_to_string(run.join("report.html")).unwrap();
-    for part in ["<polyline", "data:image/png;base64,", "tch and mdr differ", "features = 4"] {
+    for part in [
+        "<polyline",
+        "data:image/png;base64,",
+        "tch and mdr differ",
+        "features = 4",
+        ": CARE, denoise</h1>",
+        "seed 7. Found: ",
+    ] {
         assert!(report.contains(part), "{part}");
     }
     assert!(!report.contains("http"), "the report needs nothing from elsewhere");
