@@ -92,6 +92,9 @@ struct Export {
     /// File to write; model.onnx in the run folder without it.
     #[arg(long, short)]
     out: Option<PathBuf>,
+    /// Replace the file of --out where there is one.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Args)]
@@ -293,6 +296,9 @@ fn run_train(mut options: Train) -> Result<()> {
 fn run_export(options: &Export) -> Result<()> {
     let run = train::RunFolder::new(&options.run);
     let task = task_of(&run, options.task)?;
+    if let Some(out) = options.out.as_ref().filter(|out| out.is_file() && !options.force) {
+        bail!("{}: the file exists already; choose another name, or --force to replace it", out.display());
+    }
     println!("{}", export::export(&run, task, options.checkpoint.as_deref(), options.out.as_deref())?.display());
     Ok(())
 }

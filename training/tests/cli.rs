@@ -74,6 +74,9 @@ fn a_run_from_images_to_figures() {
     let output = mdr_train(&["export", &run.display().to_string()], &[("--out", &copy)]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(std::fs::read(&copy).unwrap() == std::fs::read(run.join("model.onnx")).unwrap());
+    let again = mdr_train(&["export", &run.display().to_string()], &[("--out", &copy)]);
+    assert!(!again.status.success() && text(&again.stderr).contains("exists already"), "{}", text(&again.stderr));
+    assert!(mdr_train(&["export", "--force", &run.display().to_string()], &[("--out", &copy)]).status.success());
 }
 
 #[test]
