@@ -96,7 +96,7 @@ fn a_simulation_may_be_like_that_of_another_config() {
         for task_set in [format!("task={task}"), format!("task=[{task:?}]")] {
             let found = of("ten-pairs", &[&task_set]).unwrap();
             let other = of(task, &[]).unwrap();
-            let expected = Simulate { fraction: 0.5, weight_by_range: 0.0, validation_windows: 0, ..other };
+            let expected = Simulate { fraction: 0.1, weight_by_range: 0.0, validation_windows: 0, ..other };
             assert_eq!(found, expected, "what the config says itself goes first");
         }
     }
