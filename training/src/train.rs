@@ -199,6 +199,10 @@ fn go_on(
         config.method.published_name(),
         validation.pairs().len()
     ));
+    let pairs = entries.iter().filter(|entry| entry.split == Split::Train && entry.is_pair()).count();
+    if let Some(asked) = config.data.pairs.map(|asked| asked * config.tasks.len()).filter(|&asked| asked > pairs) {
+        progress.say(&format!("warning: data.pairs asks for {asked} pairs to train on, and there are {pairs}"));
+    }
     if validation.pairs().is_empty() && !config.method.unpaired() {
         progress.say(
             "warning: there is nothing to validate on: no step can be told to be the best, and the last is exported; \

@@ -80,6 +80,28 @@ fn a_run_from_images_to_figures() {
 }
 
 #[test]
+fn a_run_says_what_it_has_less_of_than_one_might_think() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    common::write_data(&data, 3);
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke.toml");
+    let said = |name: &str, changes: &[&str]| {
+        let mut options = vec!["train", "--threads", "1"];
+        for change in [&[common::PAIRS_ONLY, "train.steps=2", "train.validate_every=2"], changes].concat() {
+            options.extend(["--set", change]);
+        }
+        let out = folder.path().join(name);
+        let output = mdr_train(&options, &[("--config", &config), ("--data", &data), ("--out", &out)]);
+        assert!(output.status.success() && out.join("model.onnx").is_file(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    assert!(!said("usual", &["data.pairs=2"]).contains("warning"));
+    let all = said("all", &["data.validation_fraction=0.0", "data.pairs=99"]);
+    assert!(all.contains("warning: data.pairs asks for 99 pairs to train on, and there are 3\n"), "{all}");
+    assert!(all.contains("warning: there is nothing to validate on"), "{all}");
+}
+
+#[test]
 fn what_cannot_be_done_is_said_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke.toml");
