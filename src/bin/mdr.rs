@@ -429,7 +429,7 @@ impl Restore {
         outcome?;
         sink.finish()?;
         if let Some(caution) = caution {
-            eprintln!("mdr: {}: {caution}", output.display());
+            complain(&format!("{}: {caution}", output.display()));
         }
         Ok(())
     }

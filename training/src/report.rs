@@ -40,14 +40,14 @@ pub fn write_report(run: &RunFolder) -> Result<()> {
     write(&run.report(), html.as_bytes())
 }
 
-/// What was trained, from what, and by which version of this program.
+/// What was trained, from what, and which version of this program writes the report.
 fn about(html: &mut String, run: &RunFolder, config: &Config) {
     let entries = run.entries().unwrap_or_default();
     let count = |split, pair| entries.iter().filter(|entry| entry.split == split && entry.is_pair() == pair).count();
     let of = |split| format!("{} pairs and {} other files", count(split, true), count(split, false));
     let base = config.base.as_ref().map_or(String::new(), |base| format!(", going on from {base}"));
     let text = format!(
-        "{} steps, seed {}{base}. Found: {} to train on, {} to validate on (split.json). mdr-train {}, commit {}.",
+        "{} steps, seed {}{base}. Found: {} to train on, {} to validate on (split.json). Report by mdr-train {}, commit {}.",
         config.train.steps,
         config.seed,
         of(Split::Train),

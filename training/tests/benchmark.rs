@@ -64,6 +64,10 @@ fn write_data(root: &Path) {
 
 /// Writes a table beside the smoke config, and runs it; ends after `steps` of training.
 fn run(folder: &Path, table: &str, name: &str, only: &[&str], steps: usize) -> (Results, bool) {
+    try_run(folder, table, name, only, steps).unwrap()
+}
+
+fn try_run(folder: &Path, table: &str, name: &str, only: &[&str], steps: usize) -> anyhow::Result<(Results, bool)> {
     tch::set_num_threads(1);
     let config = folder.join("table.toml");
     std::fs::write(&config, table).unwrap();
@@ -87,7 +91,7 @@ fn run(folder: &Path, table: &str, name: &str, only: &[&str], steps: usize) -> (
         threads: Some(1),
         stop: &stop,
     };
-    benchmark::run(&options).unwrap()
+    benchmark::run(&options)
 }
 
 /// What does not depend on the clock.
@@ -243,21 +247,8 @@ set = ["export.description={needs} for {task}"]
     assert!(folder.join("alone/cells/first-denoise-n3-s1/checkpoints/last.safetensors").exists());
 
     // A label that is none leaves no folder behind.
-    let (config, data, out) = (folder.join("table.toml"), folder.join("data"), folder.join("none"));
-    let only = ["nobody".to_owned()];
-    let wrong = benchmark::run(&Options {
-        config: &config,
-        data: &data,
-        out: &out,
-        only: &only,
-        pairs: &[],
-        seeds: &[],
-        set: &[],
-        device: Device::Cpu,
-        threads: Some(1),
-        stop: &|| false,
-    });
-    assert!(wrong.unwrap_err().to_string().contains("first; ") && !out.exists());
+    let wrong = try_run(folder, table, "none", &["nobody"], usize::MAX);
+    assert!(wrong.unwrap_err().to_string().contains("first; ") && !folder.join("none").exists());
 
     // A group alone brings what it needs; its trained cells are taken over.
     let (results, _) = run(folder, table, "out", &["second"], 1);
