@@ -175,6 +175,25 @@ impl Model {
         Ok(model)
     }
 
+    /// The model that somebody names: what [`Model::load`] takes, or, where there is no such file, a built-in model by
+    /// its task.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; [`Error::InvalidOption`] where the name is neither.
+    pub fn named(name: &Path) -> Result<Self> {
+        if name.exists() {
+            return Self::load(name);
+        }
+        match name.to_str().and_then(|name| name.parse::<Task>().ok()) {
+            Some(task) => Self::builtin(task),
+            None => {
+                let tasks: Vec<_> = models::tasks().map(Task::as_str).collect();
+                let (name, tasks) = (name.display(), tasks.join(", "));
+                Err(Error::InvalidOption(format!("{name}: neither a file nor a built-in model ({tasks})")))
+            }
+        }
+    }
+
     /// An .onnx file in memory; `name` is for messages.
     ///
     /// Keys that the metadata lacks get defaults: no task, percentiles 2 and 99.8, and what the graph says of

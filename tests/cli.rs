@@ -651,7 +651,10 @@ fn the_built_in_model_of_a_task() {
         }
     }
     place.restores("in.tif -o default.tif");
+    place.restores("in.tif -o named.tif --model denoise");
     assert_eq!(place.image("default.tif").samples, place.image("denoise.tif").samples);
+    assert_eq!(place.image("named.tif").samples, place.image("denoise.tif").samples);
+    place.refuses("restore in.tif -o no.tif --model denoize", &["denoize", "neither a file nor a built-in model"]);
     let listed = place.works("models");
     assert_eq!(listed.lines().count(), built_in.len());
     for task in built_in {

@@ -77,8 +77,8 @@ struct Restore {
     /// Of task axial: the planes are XZ or YZ slices on an isotropic grid, and go through the network as they are
     #[arg(long)]
     slices: bool,
-    /// An .onnx file or a bioimage.io package to use instead of the built-in model
-    #[arg(long, value_name = "FILE")]
+    /// An .onnx file, a bioimage.io package, or the task of a built-in model [default: the built-in model for TASK]
+    #[arg(long)]
     model: Option<PathBuf>,
     /// Side of the tiles in pixels; auto: chosen for speed within the memory limit
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = tile)]
@@ -307,13 +307,7 @@ impl Restore {
         let to_folder = self.input.len() > 1 || self.input[0].is_dir() || slash;
         let pairs = self.pairs(to_folder)?;
         let model = match &self.model {
-            Some(path) => match path.to_str().and_then(|name| name.parse::<Task>().ok()) {
-                Some(task) if !path.exists() => {
-                    let message = format!("--model {task}: no such file; the built-in model is --task {task}");
-                    return Err(Failure::Error(message));
-                }
-                _ => Model::load(path)?,
-            },
+            Some(model) => Model::named(model)?,
             None => Model::builtin(self.task.unwrap_or(Task::Denoise))?,
         };
         if to_folder {
@@ -500,16 +494,7 @@ fn tiffs_in(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn info(model: &Path, json: bool, timing: Option<[usize; 2]>) -> Outcome {
-    let task = model.to_str().and_then(|name| name.parse::<Task>().ok());
-    let model = match task {
-        Some(task) if !model.exists() => Model::builtin(task)?,
-        None if !model.exists() => {
-            let tasks = Task::ALL.map(Task::as_str).join(", ");
-            let message = format!("{}: neither a file nor a built-in model ({tasks})", model.display());
-            return Err(Failure::Error(message));
-        }
-        _ => Model::load(model)?,
-    };
+    let model = Model::named(model)?;
     if let Some([side, threads]) = timing {
         return profile(&model, side, threads);
     }

@@ -322,11 +322,7 @@ fn run_synthesize(options: Synthesize) -> Result<()> {
 }
 
 fn run_evaluate(options: &Evaluate) -> Result<()> {
-    let task = options.model.to_str().and_then(|name| name.parse::<mdr::Task>().ok());
-    let model = match task.filter(|_| !options.model.exists()) {
-        Some(task) => mdr::Model::builtin(task)?,
-        None => mdr::Model::load(&options.model)?,
-    };
+    let model = mdr::Model::named(&options.model)?;
     let (threads, self_ensemble) = (options.threads, options.self_ensemble);
     let restore = mdr::RestoreOptions { threads, self_ensemble, ..Default::default() };
     let rows = evaluate::evaluate(&model, &options.data, &restore)?;
