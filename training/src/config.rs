@@ -615,7 +615,10 @@ impl Config {
     fn resolved(text: &str, overrides: &[String], folder: &Path) -> Result<Self> {
         let mut config = Self::written(text, overrides, folder)?;
         if let Some(base) = &config.base {
-            config.net = crate::base::read(base)?.net;
+            let stated = std::mem::replace(&mut config.net, crate::base::read(base)?.net);
+            if stated != config.net && stated != Net::default() {
+                eprintln!("warning: the network is the base's ({:?}), not that of [net]", config.net);
+            }
         }
         config.check()?;
         Ok(config)

@@ -99,6 +99,10 @@ fn a_run_says_what_it_has_less_of_than_one_might_think() {
     let all = said("all", &["data.validation_fraction=0.0", "data.pairs=99"]);
     assert!(all.contains("warning: data.pairs asks for 99 pairs to train on, and there are 3\n"), "{all}");
     assert!(all.contains("warning: there is nothing to validate on"), "{all}");
+    let base = format!("base={}", folder.path().join("usual").display());
+    assert!(!said("goes-on", &[&base]).contains("warning"));
+    let wider = said("wider", &[&base, "net.features=8"]);
+    assert!(wider.contains("warning: the network is the base's (") && wider.contains("features: 4"), "{wider}");
 }
 
 #[test]
