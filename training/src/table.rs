@@ -370,34 +370,39 @@ impl Report<'_> {
             rows.iter().find(is).copied()
         };
         let Some((first, others)) = names.split_first() else { return };
-        let _ = write!(
-            html,
-            "<p>Gain over “{}”, in dB and SSIM: mean of the differences of seeds ± their standard deviation.</p>\
-             <table><tr><th>augmentation<th>N",
-            escaped(first)
-        );
+        let _ = write!(html, "<p>Gain over “{}”: {GAIN}</p><table><tr><th>augmentation<th>N", escaped(first));
         html.extend(self.tasks().iter().map(|task| format!("<th>{task}")));
         html.push_str("</tr>");
         for (other, &pairs) in others.iter().flat_map(|other| numbers.iter().map(move |pairs| (other, pairs))) {
             let (Some(with), Some(without)) = (row(pairs, other), row(pairs, first)) else { continue };
             let _ = write!(html, "<tr><td>{}<td>{pairs}", escaped(other));
             for task in self.tasks() {
-                let gains = AFFINE.map(|figure| self.differences(with, without, task, figure));
-                html.push_str("<td>");
-                if let [Some(psnr), Some(ssim)] = gains.each_ref().map(|gains| mean(gains)) {
-                    let [psnr_spread, ssim_spread] = gains.each_ref().map(|gains| deviation(gains));
-                    let _ = write!(
-                        html,
-                        "{psnr:+.2}{} / {ssim:+.3}{} <small>seeds: {}</small>",
-                        plus_minus(psnr_spread, 2),
-                        plus_minus(ssim_spread, 3),
-                        gains[0].len()
-                    );
-                }
+                let _ = write!(html, "<td>{}", self.gain(with, without, task));
             }
             html.push_str("</tr>");
         }
         html.push_str("</table>");
+    }
+
+    /// What one row has more than another on a task's test images; as [`GAIN`] says.
+    fn gain(&self, with: Row, without: Row, task: Task) -> String {
+        let gains = AFFINE.map(|figure| self.differences(with, without, task, figure));
+        let [Some(psnr), Some(ssim)] = gains.each_ref().map(|gains| mean(gains)) else { return String::new() };
+        let [psnr_spread, ssim_spread] = gains.each_ref().map(|gains| deviation(gains));
+        let before = self.images(without, task, AFFINE[0]);
+        let images = self.images(with, task, AFFINE[0]).into_iter();
+        let images: Vec<f64> =
+            images.filter_map(|(name, after)| Some(mean(&after)? - mean(before.get(name)?)?)).collect();
+        let error = deviation(&images).map(|deviation| deviation / (images.len() as f64).sqrt());
+        format!(
+            "{psnr:+.2}{} / {ssim:+.3}{} <small>seeds: {}; images{}, {} of {} better</small>",
+            plus_minus(psnr_spread, 2),
+            plus_minus(ssim_spread, 3),
+            gains[0].len(),
+            plus_minus(error, 2),
+            images.iter().filter(|&&gain| gain > 0.0).count(),
+            images.len()
+        )
     }
 
     /// Of the seeds that both have.
@@ -423,8 +428,26 @@ impl Report<'_> {
             if !rows.is_empty() {
                 html.push_str(std::mem::take(&mut heading));
                 self.scores(html, &rows, AFFINE, false);
+                self.changes(html, number, &rows);
             }
         }
+    }
+
+    /// What each change gives, beside the group that it is a change of.
+    fn changes(&self, html: &mut String, base: usize, rows: &[Row]) {
+        let _ = write!(html, "<p>Gain over “{}”: {GAIN}</p>", escaped(&self.results.groups[base].label));
+        html.push_str("<table><tr><th>change<th>N");
+        html.extend(self.tasks().iter().map(|task| format!("<th>{task}")));
+        html.push_str("</tr>");
+        for &row in rows.iter().filter(|row| row.group != base) {
+            let pairs = row.pairs.map_or(String::new(), |pairs| pairs.to_string());
+            let _ = write!(html, "<tr><td>{}<td>{pairs}", escaped(&self.results.groups[row.group].label));
+            for task in self.tasks() {
+                let _ = write!(html, "<td>{}", self.gain(row, Row { group: base, ..row }, task));
+            }
+            html.push_str("</tr>");
+        }
+        html.push_str("</table>");
     }
 
     /// A sheet for each task: a row for each example, a column for each method.
@@ -550,6 +573,10 @@ impl Shown {
         Panel { samples, shape: *shape, display: *display, caption: caption.clone() }
     }
 }
+
+/// What [`Report::gain`] writes.
+const GAIN: &str = "dB / SSIM, mean of the differences of seeds ± their standard deviation; small: the standard error \
+                    over the images of their mean difference in dB, and how many images are better.";
 
 fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)

@@ -164,6 +164,15 @@ fn a_benchmark_from_table_to_report() {
     let ablations = &report[report.find("Ablations").unwrap()..report.find("Examples").unwrap()];
     let place = |label: &str| ablations.find(&format!("<td>{label}<td>")).unwrap();
     assert!(place("CARE") < place("CARE of another width"));
+    // Image by image, of two images and two seeds: the standard error is half of how far the two gains are apart.
+    let image = |key: &str, number: usize| {
+        let of_seed = |seed| whole.cells.iter().find(|cell| cell.key == format!("{key}-n3-s{seed}")).unwrap();
+        [1, 2].map(|seed| of_seed(seed).scores[0].images[number].figures.psnr_affine).iter().sum::<f64>() / 2.0
+    };
+    let gains = [0, 1].map(|number| image("care-of-another-width-denoise", number) - image("care-denoise", number));
+    let better = gains.iter().filter(|&&gain| gain > 0.0).count();
+    let expected = format!("seeds: 2; images ± {:.2}, {better} of 2 better", (gains[0] - gains[1]).abs() / 2.0);
+    assert!(ablations.contains(&expected), "{expected}: {ablations}");
 
     // Stopped within the second cell, and between others.
     for steps in [8, 5, 40] {
