@@ -370,12 +370,19 @@ impl Report<'_> {
             rows.iter().find(is).copied()
         };
         let Some((first, others)) = names.split_first() else { return };
-        let _ = write!(html, "<p>Gain over “{}”: {GAIN}</p><table><tr><th>augmentation<th>N", escaped(first));
+        let others = others.iter().flat_map(|other| numbers.iter().map(move |&pairs| (*other, pairs)));
+        let gains = others.filter_map(|(other, pairs)| Some((other, row(pairs, other)?, row(pairs, first)?)));
+        self.gain_table(html, first, gains);
+    }
+
+    /// What rows, each with a name, have more than those beside them.
+    fn gain_table<'b>(&self, html: &mut String, base: &str, gains: impl Iterator<Item = (&'b str, Row, Row)>) {
+        let _ = write!(html, "<p>Gain over “{}”: {GAIN}</p><table><tr><th>change<th>N", escaped(base));
         html.extend(self.tasks().iter().map(|task| format!("<th>{task}")));
         html.push_str("</tr>");
-        for (other, &pairs) in others.iter().flat_map(|other| numbers.iter().map(move |pairs| (other, pairs))) {
-            let (Some(with), Some(without)) = (row(pairs, other), row(pairs, first)) else { continue };
-            let _ = write!(html, "<tr><td>{}<td>{pairs}", escaped(other));
+        for (name, with, without) in gains {
+            let pairs = with.pairs.map_or(String::new(), |pairs| pairs.to_string());
+            let _ = write!(html, "<tr><td>{}<td>{pairs}", escaped(name));
             for task in self.tasks() {
                 let _ = write!(html, "<td>{}", self.gain(with, without, task));
             }
@@ -389,10 +396,7 @@ impl Report<'_> {
         let gains = AFFINE.map(|figure| self.differences(with, without, task, figure));
         let [Some(psnr), Some(ssim)] = gains.each_ref().map(|gains| mean(gains)) else { return String::new() };
         let [psnr_spread, ssim_spread] = gains.each_ref().map(|gains| deviation(gains));
-        let before = self.images(without, task, AFFINE[0]);
-        let images = self.images(with, task, AFFINE[0]).into_iter();
-        let images: Vec<f64> =
-            images.filter_map(|(name, after)| Some(mean(&after)? - mean(before.get(name)?)?)).collect();
+        let images = self.image_gains(with, without, task);
         let error = deviation(&images).map(|deviation| deviation / (images.len() as f64).sqrt());
         format!(
             "{psnr:+.2}{} / {ssim:+.3}{} <small>seeds: {}; images{}, {} of {} better</small>",
@@ -403,6 +407,24 @@ impl Report<'_> {
             images.iter().filter(|&&gain| gain > 0.0).count(),
             images.len()
         )
+    }
+
+    /// Gain in dB of each test image, the mean over the seeds that both have.
+    fn image_gains(&self, with: Row, without: Row, task: Task) -> Vec<f64> {
+        let mut gains: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for after in self.cells(with, task) {
+            let Some(before) = self.cells(without, task).find(|before| before.seed == after.seed) else { continue };
+            let [after, before] = [after, before].map(|cell| cell.scores.iter().find(|scores| scores.task == task));
+            let (Some(after), Some(before)) = (after, before) else { continue };
+            let before = &before.images;
+            for image in &after.images {
+                if let Some(before) = before.iter().find(|before| before.name == image.name) {
+                    let [after, before] = [image, before].map(|image| AFFINE[0](&image.figures));
+                    gains.entry(&image.name).or_default().push(after - before);
+                }
+            }
+        }
+        gains.values().filter_map(|gains| mean(gains)).collect()
     }
 
     /// Of the seeds that both have.
@@ -428,26 +450,13 @@ impl Report<'_> {
             if !rows.is_empty() {
                 html.push_str(std::mem::take(&mut heading));
                 self.scores(html, &rows, AFFINE, false);
-                self.changes(html, number, &rows);
+                let changes = rows
+                    .iter()
+                    .filter(|row| row.group != number)
+                    .map(|&row| (self.results.groups[row.group].label.as_str(), row, Row { group: number, ..row }));
+                self.gain_table(html, &base.label, changes);
             }
         }
-    }
-
-    /// What each change gives, beside the group that it is a change of.
-    fn changes(&self, html: &mut String, base: usize, rows: &[Row]) {
-        let _ = write!(html, "<p>Gain over “{}”: {GAIN}</p>", escaped(&self.results.groups[base].label));
-        html.push_str("<table><tr><th>change<th>N");
-        html.extend(self.tasks().iter().map(|task| format!("<th>{task}")));
-        html.push_str("</tr>");
-        for &row in rows.iter().filter(|row| row.group != base) {
-            let pairs = row.pairs.map_or(String::new(), |pairs| pairs.to_string());
-            let _ = write!(html, "<tr><td>{}<td>{pairs}", escaped(&self.results.groups[row.group].label));
-            for task in self.tasks() {
-                let _ = write!(html, "<td>{}", self.gain(row, Row { group: base, ..row }, task));
-            }
-            html.push_str("</tr>");
-        }
-        html.push_str("</table>");
     }
 
     /// A sheet for each task: a row for each example, a column for each method.

@@ -43,6 +43,7 @@ label = "CARE of another width"
 config = "smoke.toml"
 tasks = ["denoise"]
 ablation = "CARE"
+seeds = [1]
 set = ["net.features=2"]
 "#;
 
@@ -119,7 +120,8 @@ fn a_benchmark_from_table_to_report() {
         let labels =
             ["care-denoise-n1", "care-axial-n1", "care-denoise-n3", "care-axial-n3", "cgan-plus-more-denoise-n3"];
         let more = ["cgan-plus-more-axial-n3", "care-of-another-width-denoise-n3"];
-        labels.into_iter().chain(more).map(move |key| format!("{key}-s{seed}"))
+        // The last is of the first seed alone.
+        labels.into_iter().chain(more).take(if seed == 1 { 7 } else { 6 }).map(move |key| format!("{key}-s{seed}"))
     };
     let expected: Vec<String> = ["input-denoise", "input-axial"]
         .map(String::from)
@@ -164,14 +166,15 @@ fn a_benchmark_from_table_to_report() {
     let ablations = &report[report.find("Ablations").unwrap()..report.find("Examples").unwrap()];
     let place = |label: &str| ablations.find(&format!("<td>{label}<td>")).unwrap();
     assert!(place("CARE") < place("CARE of another width"));
-    // Image by image, of two images and two seeds: the standard error is half of how far the two gains are apart.
+    // Image by image, of two images and the one seed that both have: the standard error is half of how far the two gains
+    // are apart.
     let image = |key: &str, number: usize| {
-        let of_seed = |seed| whole.cells.iter().find(|cell| cell.key == format!("{key}-n3-s{seed}")).unwrap();
-        [1, 2].map(|seed| of_seed(seed).scores[0].images[number].figures.psnr_affine).iter().sum::<f64>() / 2.0
+        let cell = whole.cells.iter().find(|cell| cell.key == format!("{key}-n3-s1")).unwrap();
+        cell.scores[0].images[number].figures.psnr_affine
     };
     let gains = [0, 1].map(|number| image("care-of-another-width-denoise", number) - image("care-denoise", number));
     let better = gains.iter().filter(|&&gain| gain > 0.0).count();
-    let expected = format!("seeds: 2; images ± {:.2}, {better} of 2 better", (gains[0] - gains[1]).abs() / 2.0);
+    let expected = format!("seeds: 1; images ± {:.2}, {better} of 2 better", (gains[0] - gains[1]).abs() / 2.0);
     assert!(ablations.contains(&expected), "{expected}: {ablations}");
 
     // Stopped within the second cell, and between others.
@@ -189,7 +192,7 @@ fn a_benchmark_from_table_to_report() {
     let open: Vec<_> =
         stopped.cells.iter().filter(|cell| cell.state == State::Open).map(|cell| &cell.key[..]).collect();
     assert!(!done);
-    assert_eq!(open, ["care-of-another-width-denoise-n3-s1", "care-of-another-width-denoise-n3-s2"]);
+    assert_eq!(open, ["care-of-another-width-denoise-n3-s1"]);
 }
 
 #[test]
