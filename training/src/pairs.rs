@@ -103,6 +103,20 @@ impl Entry {
         self.reference.is_some() && self.degraded.is_some()
     }
 
+    /// Whether a run reads it: pairs are to validate on always; clean images are to be degraded, or for methods without
+    /// pairs, which alone have a use for degraded ones. Those for testing count as if they were for validation.
+    pub fn is_used(&self, config: &Config) -> bool {
+        let simulate = config.simulate.as_ref().filter(|simulate| simulate.fraction > 0.0);
+        let unpaired = config.method.unpaired();
+        match (&self.reference, &self.degraded) {
+            (Some(_), Some(_)) => {
+                self.split != Split::Train || simulate.is_none_or(|it| it.fraction < 1.0 || it.calibrate)
+            }
+            (Some(_), None) => simulate.is_some() || unpaired || config.augment.is_some(),
+            _ => unpaired,
+        }
+    }
+
     /// Whether the two name the same files for the same purpose.
     pub fn same_images(&self, other: &Self) -> bool {
         (&self.reference, &self.degraded, self.split) == (&other.reference, &other.degraded, other.split)
@@ -279,17 +293,8 @@ fn take_pairs(found: &mut Vec<Entry>, count: usize, seed: u64) {
 /// Where a file cannot be read, is not of one channel, or does not fit its partner.
 pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Result<Images> {
     let mut images = Images::default();
-    // Images are read only where they are of use: pairs are to validate on always; clean images are to be degraded, or
-    // for methods without pairs, which alone have a use for degraded ones.
     let fraction = config.simulate.as_ref().map_or(0.0, |simulate| simulate.fraction);
-    let calibrate = config.simulate.as_ref().is_some_and(|simulate| simulate.calibrate && simulate.fraction > 0.0);
-    let unpaired = config.method.unpaired();
-    let wanted = |entry: &&Entry| match (&entry.reference, &entry.degraded) {
-        (Some(_), Some(_)) => fraction < 1.0 || calibrate || split != Split::Train,
-        (Some(_), None) => fraction > 0.0 || unpaired || config.augment.is_some(),
-        _ => unpaired,
-    };
-    for entry in entries.iter().filter(|entry| entry.split == split).filter(wanted) {
+    for entry in entries.iter().filter(|entry| entry.split == split && entry.is_used(config)) {
         let name = entry.path().display().to_string();
         let (task, weight) = (entry.task, entry.weight);
         let single = |(number, plane)| Single { name: plane_name(&name, number), weight, task, plane };

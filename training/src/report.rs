@@ -47,7 +47,7 @@ fn about(html: &mut String, run: &RunFolder, config: &Config) {
     let of = |split| format!("{} pairs and {} other files", count(split, true), count(split, false));
     let base = config.base.as_ref().map_or(String::new(), |base| format!(", going on from {base}"));
     let text = format!(
-        "{} steps, seed {}{base}. Found: {} to train on, {} to validate on (split.json). Report by mdr-train {}, commit {}.",
+        "{} steps, seed {}{base}. From {}; validated on {} (split.json). Report by mdr-train {}, commit {}.",
         config.train.steps,
         config.seed,
         of(Split::Train),

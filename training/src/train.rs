@@ -154,11 +154,17 @@ pub fn resume(data: &Path, run: &RunFolder, device: Device, stop: &dyn Fn(u64) -
     );
     let entries = pairs::find(&config, data)?;
     let recorded = run.entries()?;
-    let same = entries.len() == recorded.len() && entries.iter().zip(&recorded).all(|(a, b)| a.same_images(b));
+    let [now, before] = [&entries, &recorded].map(|entries| used(entries, &config));
+    let same = now.len() == before.len() && now.iter().zip(before).all(|(now, before)| now.same_images(before));
     ensure!(same, "the images below {} are not those that {} lists", data.display(), run.split().display());
     let mut method = prepared(&config, device)?;
     let (position, log) = checkpoint::load(&run.last(), method.as_mut())?;
     go_on(&config, data, run, &entries, method, position, Sums::resumed(log), device, stop)
+}
+
+/// The files that a run reads: what split.json lists.
+fn used<'a>(entries: &'a [Entry], config: &Config) -> Vec<&'a Entry> {
+    entries.iter().filter(|entry| entry.is_used(config)).collect()
 }
 
 fn prepared(config: &Config, device: Device) -> Result<Box<dyn Method>> {
@@ -223,7 +229,7 @@ fn go_on(
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
     write(&run.config(), config.to_toml()?.as_bytes())?;
-    write(&run.split(), serde_json::to_string_pretty(entries)?.as_bytes())?;
+    write(&run.split(), serde_json::to_string_pretty(&used(entries, config))?.as_bytes())?;
     let mut loader = Loader::start(Arc::new(sampler), position.step);
     let mut log = Log::open(&run.log(), position.step)?;
     progress.begin_row();

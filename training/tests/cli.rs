@@ -34,6 +34,7 @@ fn a_run_from_images_to_figures() {
     for file in ["checkpoints/best.safetensors", "model.onnx", "parity.json", "report.html"] {
         assert!(run.join(file).is_file(), "{file}");
     }
+    assert!(std::fs::read_to_string(run.join("split.json")).unwrap().contains("denoise/clean/"));
     let events = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("events.out.tfevents.");
     assert!(std::fs::read_dir(&run).unwrap().any(|entry| events(&entry.unwrap())));
     let report = std::fs::read_to_string(run.join("report.html")).unwrap();
@@ -43,7 +44,7 @@ fn a_run_from_images_to_figures() {
         "tch and mdr differ",
         "features = 4",
         ": CARE, denoise</h1>",
-        "seed 7. Found: ",
+        "seed 7. From ",
     ] {
         assert!(report.contains(part), "{part}");
     }
@@ -96,6 +97,9 @@ fn a_run_says_what_it_has_less_of_than_one_might_think() {
         text(&output.stderr)
     };
     assert!(!said("usual", &["data.pairs=2"]).contains("warning"));
+    let listed = std::fs::read_to_string(folder.path().join("usual/split.json")).unwrap();
+    let of = |part: &str| listed.matches(&format!("\"split\": \"{part}\"")).count();
+    assert_eq!((of("train"), of("val"), listed.contains("clean")), (2, 1, false), "what is read: {listed}");
     let all = said("all", &["data.validation_fraction=0.0", "data.pairs=99"]);
     assert!(all.contains("warning: data.pairs asks for 99 pairs to train on, and there are 3\n"), "{all}");
     assert!(all.contains("warning: there is nothing to validate on"), "{all}");
