@@ -101,6 +101,10 @@ public final class Probe {
             }
             return found[0] != null;
         });
+        // A modal dialog that is closed between being shown and waiting would wait for ever; no person is that quick.
+        String waiting = "java.awt.WaitDispatchSupport";
+        await("wait for " + title, () -> !found[0].isModal() || Thread.getAllStackTraces().values().stream()
+                .flatMap(Arrays::stream).anyMatch(frame -> frame.getClassName().equals(waiting)));
         return found[0];
     }
 
