@@ -120,7 +120,7 @@ struct Restore {
     /// Replace files that exist
     #[arg(long)]
     force: bool,
-    /// Leave out what has been restored: files whose result exists, as of a folder whose run was stopped
+    /// Leave out files whose result exists, whatever model made it, as of a folder whose run was stopped
     #[arg(long, conflicts_with = "force")]
     skip_existing: bool,
     /// No progress bar, no count of restored files, no word of caution

@@ -343,6 +343,30 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
     Ok(images)
 }
 
+/// How many pairs of a task (its index) look as if their two images were exchanged, and how many there are. What is noisy
+/// is rougher than its reference; what is blurred is smoother, unless there is much noise beside.
+pub fn exchanged(pairs: &[Pair], index: usize, task: Task) -> (usize, usize) {
+    let of_task = pairs.iter().filter(|pair| pair.task == index);
+    let smoother = of_task.clone().filter(|pair| roughness(&pair.input) < roughness(&pair.target)).count();
+    let count = of_task.count();
+    (if task == Task::Denoise { smoother } else { count - smoother }, count)
+}
+
+/// Mean squared difference of neighbours along Y over the variance.
+fn roughness(plane: &Plane) -> f64 {
+    let (mut sum, mut squares, mut steps) = (0.0, 0.0, 0.0);
+    for (place, &sample) in plane.samples.iter().enumerate() {
+        let sample = f64::from(sample);
+        sum += sample;
+        squares += sample * sample;
+        if let Some(&next) = plane.samples.get(place + plane.x) {
+            steps += (f64::from(next) - sample).powi(2);
+        }
+    }
+    let count = plane.samples.len() as f64;
+    steps / (squares - sum * sum / count).max(f64::MIN_POSITIVE)
+}
+
 /// For people.
 fn sides(image: &Image) -> String {
     let shape = image.info.shape;

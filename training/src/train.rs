@@ -14,7 +14,7 @@ use crate::tensorboard::Events;
 use crate::validate::{Measured, Validation};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use mdr::metrics::Scores;
+use mdr::{Task, metrics::Scores};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -208,6 +208,16 @@ fn go_on(
     let pairs = entries.iter().filter(|entry| entry.split == Split::Train && entry.is_pair()).count();
     if let Some(asked) = config.data.pairs.map(|asked| asked * config.tasks.len()).filter(|&asked| asked > pairs) {
         progress.say(&format!("warning: data.pairs asks for {asked} pairs to train on, and there are {pairs}"));
+    }
+    for (index, &task) in config.tasks.iter().enumerate() {
+        let (odd, of) = pairs::exchanged(&images.pairs, index, task);
+        if 2 * odd > of {
+            let look = if task == Task::Denoise { "smoother" } else { "rougher" };
+            progress.say(&format!(
+                "warning: {task}: in {odd} of {of} pairs the degraded image is {look} than its reference; are the \
+                 folders low (degraded) and high (reference) exchanged?"
+            ));
+        }
     }
     if validation.pairs().is_empty() && !config.method.unpaired() {
         progress.say(

@@ -103,6 +103,15 @@ fn a_run_says_what_it_has_less_of_than_one_might_think() {
     let all = said("all", &["data.validation_fraction=0.0", "data.pairs=99"]);
     assert!(all.contains("warning: data.pairs asks for 99 pairs to train on, and there are 3\n"), "{all}");
     assert!(all.contains("warning: there is nothing to validate on"), "{all}");
+    let [low, high, other] = ["low", "high", "other"].map(|name| data.join("denoise").join(name));
+    for (from, to) in [(&low, &other), (&high, &low), (&other, &high)] {
+        std::fs::rename(from, to).unwrap();
+    }
+    let exchanged = said("exchanged", &[]);
+    assert!(exchanged.contains("warning: denoise: in 2 of 2 pairs the degraded image is smoother"), "{exchanged}");
+    for (from, to) in [(&low, &other), (&high, &low), (&other, &high)] {
+        std::fs::rename(from, to).unwrap();
+    }
     let base = format!("base={}", folder.path().join("usual").display());
     assert!(!said("goes-on", &[&base]).contains("warning"));
     let wider = said("wider", &[&base, "net.features=8"]);
