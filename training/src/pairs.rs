@@ -10,6 +10,7 @@ use mdr::{Image, Task, metrics};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -343,13 +344,22 @@ pub fn load(entries: &[Entry], split: Split, config: &Config, root: &Path) -> Re
     Ok(images)
 }
 
-/// How many pairs of a task (its index) look as if their two images were exchanged, and how many there are. What is noisy
-/// is rougher than its reference; what is blurred is smoother, unless there is much noise beside.
-pub fn exchanged(pairs: &[Pair], index: usize, task: Task) -> (usize, usize) {
+/// A warning where most pairs of a task (its index) look as if their two images were exchanged: what is noisy is rougher
+/// than its reference; what is blurred is smoother, unless there is much noise beside.
+pub fn exchanged(pairs: &[Pair], index: usize, task: Task) -> Option<String> {
+    let (odd_look, odd) = match task {
+        Task::Denoise => ("smoother", Ordering::Less),
+        Task::Axial | Task::SuperResolve => ("rougher", Ordering::Greater),
+    };
     let of_task = pairs.iter().filter(|pair| pair.task == index);
-    let smoother = of_task.clone().filter(|pair| roughness(&pair.input) < roughness(&pair.target)).count();
-    let count = of_task.count();
-    (if task == Task::Denoise { smoother } else { count - smoother }, count)
+    let looks = of_task.map(|pair| roughness(&pair.input).total_cmp(&roughness(&pair.target)));
+    let (count, odd) = looks.fold((0, 0), |(count, sum), look| (count + 1, sum + usize::from(look == odd)));
+    (2 * odd > count).then(|| {
+        format!(
+            "warning: {task}: in {odd} of {count} pairs the degraded image is {odd_look} than its reference; are the \
+             folders low (degraded) and high (reference) exchanged?"
+        )
+    })
 }
 
 /// Mean squared difference of neighbours along Y over the variance.

@@ -14,7 +14,7 @@ use crate::tensorboard::Events;
 use crate::validate::{Measured, Validation};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use mdr::{Task, metrics::Scores};
+use mdr::metrics::Scores;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -210,13 +210,8 @@ fn go_on(
         progress.say(&format!("warning: data.pairs asks for {asked} pairs to train on, and there are {pairs}"));
     }
     for (index, &task) in config.tasks.iter().enumerate() {
-        let (odd, of) = pairs::exchanged(&images.pairs, index, task);
-        if 2 * odd > of {
-            let look = if task == Task::Denoise { "smoother" } else { "rougher" };
-            progress.say(&format!(
-                "warning: {task}: in {odd} of {of} pairs the degraded image is {look} than its reference; are the \
-                 folders low (degraded) and high (reference) exchanged?"
-            ));
+        if let Some(warning) = pairs::exchanged(&images.pairs, index, task) {
+            progress.say(&warning);
         }
     }
     if validation.pairs().is_empty() && !config.method.unpaired() {

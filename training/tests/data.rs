@@ -4,7 +4,7 @@ mod common;
 
 use mdr::Task;
 use mdr_train::config::{Config, Split};
-use mdr_train::pairs::{self, Entry, Images};
+use mdr_train::pairs::{self, Entry, Images, Pair, Plane};
 use mdr_train::patches::{Loader, Sampler};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -258,4 +258,39 @@ fn pairs_that_teach_nothing_are_refused_by_name() {
     // A folder low by itself is not where its partners are looked for.
     let error = format!("{:#}", pairs::below(&folder.path().join("denoise/train/low")).unwrap_err());
     assert!(error.contains("found neither low/NAME.tif with high/NAME.tif"), "{error}");
+}
+
+#[test]
+fn pairs_that_look_exchanged_are_counted_by_what_their_task_does() {
+    let (y, x) = (64, 32);
+    let rough = |seed: u32| -> Vec<f32> {
+        let noise = |i: u32| (i + seed).wrapping_mul(2_654_435_761).rotate_left(15).wrapping_mul(2_246_822_519) >> 8;
+        (0..y * x).map(|i| noise(i) as f32 / (1 << 24) as f32).collect()
+    };
+    // Each sample the mean of three along Y.
+    let smooth = |samples: &[f32]| -> Vec<f32> {
+        let row = |i: u32, by: u32| samples[((i / x + by) % y * x + i % x) as usize];
+        (0..y * x).map(|i| (row(i, 0) + row(i, 1) + row(i, 2)) / 3.0).collect()
+    };
+    let plane = |samples: Vec<f32>| Plane { y: y as usize, x: x as usize, samples };
+    let pair = |seed: u32, smooth_input: bool, task: usize| {
+        let (rough, smooth) = (plane(rough(seed)), plane(smooth(&rough(seed))));
+        let (input, target) = if smooth_input { (smooth, rough) } else { (rough, smooth) };
+        Pair { name: String::new(), weight: 1.0, task, input, target }
+    };
+    for (task, blurs) in [(Task::Denoise, false), (Task::Axial, true), (Task::SuperResolve, true)] {
+        let pairs = |exchanged: usize| -> Vec<Pair> {
+            let of_task = (0..4_u32).map(|seed| pair(seed, blurs ^ ((seed as usize) < exchanged), 1));
+            // Those of another task do not count.
+            of_task.chain((0..9).map(|seed| pair(seed, !blurs, 0))).collect()
+        };
+        for right in 0..3 {
+            assert_eq!(pairs::exchanged(&pairs(right), 1, task), None, "{task}: half of them, at most");
+        }
+        let said = pairs::exchanged(&pairs(3), 1, task).unwrap();
+        let look = if blurs { "rougher" } else { "smoother" };
+        let expected = format!("warning: {task}: in 3 of 4 pairs the degraded image is {look} than its reference");
+        assert!(said.starts_with(&expected), "{said}");
+        assert_eq!(pairs::exchanged(&pairs(4), 2, task), None, "no pair");
+    }
 }
