@@ -127,7 +127,9 @@ fn resample(source: &mut dyn PlaneSource, t: usize, first: usize, step: f64, iso
         read(0, &mut below)?;
         read(1, &mut above)?;
         for z in 0..planes {
-            let position = z as f64 * step;
+            // A plane of the source stays what it is, though the ratio of the sizes is rounded.
+            let exact = z as f64 * step;
+            let position = if (exact - exact.round()).abs() < 1e-6 { exact.round() } else { exact };
             while at + 2 < depth && position >= (at + 1) as f64 {
                 at += 1;
                 std::mem::swap(&mut below, &mut above);
@@ -141,12 +143,15 @@ fn resample(source: &mut dyn PlaneSource, t: usize, first: usize, step: f64, iso
     Ok(())
 }
 
-/// Linear interpolation that takes nothing from a sample that does not count.
+/// Linear interpolation; the nearer one where one of them is not finite.
 fn mix(a: f32, b: f32, part: f32) -> f32 {
+    let mean = a + (b - a) * part;
     match part {
         0.0 => a,
         1.0 => b,
-        _ => a + (b - a) * part,
+        _ if mean.is_finite() => mean,
+        _ if part < 0.5 => a,
+        _ => b,
     }
 }
 
@@ -206,5 +211,33 @@ impl PlaneSink for Average<'_> {
             *sum += 0.5 * sample;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_of_the_source_stay_what_they_are_beside_what_is_not_finite() {
+        let image = |z, samples| {
+            let info = ImageInfo::new(Shape { t: 1, c: 1, z, y: 1, x: 1 }, PixelType::F32);
+            Image::new(info, samples).expect("length fits")
+        };
+        // Nine tenths are a little more than three of the source's steps of three tenths.
+        let step = 0.1 / 0.3;
+        assert!(9.0 * step > 3.0);
+        let planes = |samples: [f32; 5]| {
+            let mut isotropic = image(13, vec![0.0; 13]);
+            resample(&mut image(5, samples.to_vec()).as_source(), 0, 0, step, &mut isotropic).expect("resampled");
+            isotropic.samples
+        };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let found = planes([0.0, 3.0, bad, 9.0, bad]);
+            let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a - b).abs() < 1e-5;
+            let expected = [0.0, 1.0, 2.0, 3.0, 3.0, bad, bad, bad, 9.0, 9.0, 9.0, bad, bad];
+            assert!(found.iter().zip(expected).all(|(&a, b)| same(a, b)), "{found:?}");
+            assert_eq!((found[3], found[9]), (3.0, 9.0));
+        }
     }
 }
