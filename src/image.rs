@@ -229,6 +229,19 @@ pub struct Extra {
     pub white_is_zero: bool,
     /// Pixels per unit along Y and that unit, where it is no length: the rows of a line scan follow each other in time.
     pub y_unit: Option<(f64, String)>,
+    /// ImageJ's calibration in a unit that is no length that is known, such as `pixel`, or in none.
+    pub other_grid: Option<OtherGrid>,
+}
+
+/// Sizes in a unit of which nothing is known: what they say is the aspect of voxels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OtherGrid {
+    /// Pixels per unit along Y and X.
+    pub pixels_per_unit: [f64; 2],
+    /// Units from one Z plane to the next.
+    pub spacing: Option<f64>,
+    /// ImageJ's lines that name units.
+    pub units: Vec<(String, String)>,
 }
 
 /// ImageJ's tags 50838 and 50839.

@@ -167,7 +167,7 @@ pub fn output_info(model: &Model, input: &ImageInfo, options: &RestoreOptions) -
         }
         info.shape.c = 1;
         info.axes = info.axes.without('C');
-        info.extra.imagej_metadata = if input.shape.c == 1 { info.extra.imagej_metadata } else { None };
+        tiff_io::keep_channel(&mut info.extra, channel, input.shape);
     }
     if facts.channels != 1 && facts.channels != info.shape.c {
         return Err(Error::ShapeMismatch {

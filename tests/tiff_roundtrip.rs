@@ -1,6 +1,8 @@
 //! TIFF in and out: pixel type × axes × storage × compression, calibration and metadata, and files that are
 //! damaged or made to harm. Files are made here byte by byte; the `tiff` crate's encoder compresses.
 
+mod common;
+
 use mdr::image::{Extra, ImageJMetadata};
 use mdr::tiff_io::{TiffReader, TiffWriter, check_tiff, read_tiff, write_tiff};
 use mdr::{Axes, Error, Image, ImageInfo, PixelType, PlaneIndex, PlaneSink, PlaneSource, Shape};
@@ -134,7 +136,8 @@ fn build(pages: &[Page], big_endian: bool, big_tiff: bool) -> Vec<u8> {
     for page in pages {
         let mut offsets = Vec::new();
         for chunk in &page.chunks {
-            offsets.push(bytes.len() as u32);
+            // What a sparse file leaves out is nowhere.
+            offsets.push(if chunk.is_empty() { 0 } else { bytes.len() as u32 });
             bytes.extend(chunk);
         }
         let mut tags = page.tags.clone();
@@ -528,6 +531,51 @@ fn calibration_is_read_in_any_unit() {
 }
 
 #[test]
+fn frame_intervals_are_read_in_any_unit() {
+    let interval = |text: &str| read_bytes(&with_text(numbered(1), text)).unwrap().info.frame_interval_s;
+    for (unit, seconds) in [("", 1.0), ("tunit=sec\n", 1.0), ("tunit=ms\n", 1e-3), ("tunit=hr\n", 3600.0)] {
+        assert_eq!(interval(&format!("ImageJ=1.53t\nfinterval=2\n{unit}")), Some(2.0 * seconds), "{unit}");
+    }
+    for (unit, seconds) in [("\\u00B5s", 1e-6), ("usec", 1e-6), ("ns", 1e-9), ("min", 60.0), ("days", 86_400.0)] {
+        assert_eq!(interval(&format!("ImageJ=1.53t\nfinterval=2\ntunit={unit}\n")), Some(2.0 * seconds), "{unit}");
+    }
+    assert_eq!(interval("ImageJ=1.53t\nfinterval=2\ntunit=moons\n"), None);
+    for (unit, seconds) in [("ms", 1e-3), ("µs", 1e-6), ("d", 86_400.0)] {
+        let text = format!(
+            r#"<OME><Image><Pixels SizeX="1" SizeY="1" SizeZ="1" SizeC="1" SizeT="1" TimeIncrement="2"
+             TimeIncrementUnit="{unit}"/></Image></OME>"#
+        );
+        assert_eq!(interval(&text), Some(2.0 * seconds), "{unit}");
+    }
+}
+
+#[test]
+fn a_unit_that_is_not_known_keeps_its_numbers() {
+    let folder = Folder::new();
+    for unit in ["", "unit=pixel\n", "unit=parsec\nzunit=mile\n"] {
+        let text = format!("ImageJ=1.53t\nimages=3\nslices=3\n{unit}spacing=3.5\n");
+        let mut pages = numbered(3);
+        pages[0] = pages[0].clone().text(&text).with(282, Value::Rational(4, 1)).with(283, Value::Rational(2, 1));
+        let mut image = read_bytes(&build(&pages, false, false)).unwrap();
+        assert_eq!((image.info.pixel_size_um, image.info.z_step_um), (None, None));
+        write_tiff(folder.path("a.tif"), &image, true).unwrap();
+        let back = read_tiff(folder.path("a.tif")).unwrap();
+        let grid = back.info.extra.other_grid.clone().unwrap();
+        assert_eq!(back.info.extra.other_grid, image.info.extra.other_grid);
+        assert_eq!((grid.pixels_per_unit, grid.spacing), ([2.0, 4.0], Some(3.5)), "{unit}");
+        assert_eq!(grid.units.len(), unit.lines().count());
+        // Twice as many pixels a unit on a grid that is twice as fine; and a length that is known is the one that counts.
+        let model = mdr::Model::from_bytes("twice", &common::upsample2()).unwrap();
+        let info = mdr::restore::output_info(&model, &image.info, &mdr::RestoreOptions::default()).unwrap();
+        assert_eq!(info.extra.other_grid.unwrap().pixels_per_unit, [4.0, 8.0]);
+        image.info.pixel_size_um = Some(0.5);
+        write_tiff(folder.path("a.tif"), &image, true).unwrap();
+        let back = read_tiff(folder.path("a.tif")).unwrap();
+        assert_eq!((back.info.pixel_size_um, back.info.extra.other_grid), (Some(0.5), None));
+    }
+}
+
+#[test]
 fn imagej_has_another_unit_along_y() {
     let folder = Folder::new();
     let read = |text: &str| {
@@ -584,6 +632,52 @@ fn imagej_planes_without_directories_are_read() {
 }
 
 #[test]
+fn metamorph_planes_without_directories_are_read() {
+    let page = |count: usize| Page::plain(2, 1, &[1, 2, 3, 4, 5, 6]).with(33629, Value::Longs(vec![7; count]));
+    let image = read_bytes(&build(&[page(3)], false, false)).unwrap();
+    assert_eq!((image.info.axes.as_str(), image.samples), ("ZYX", vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+    let many = Page::plain(1000, 1, &[0; 1000]).with(33629, Value::Longs(vec![7; 30]));
+    assert!(matches!(refusal(&build(&[many], false, false)).0, Error::BadTiff { .. }));
+    // Saved anew, page by page.
+    let image = read_bytes(&build(&[page(3), page(3)], false, false)).unwrap();
+    assert_eq!(image.samples, [1.0, 2.0, 1.0, 2.0]);
+}
+
+#[test]
+fn tiles_that_a_sparse_file_leaves_out_are_zeros() {
+    for compression in [1, 32773] {
+        let tile = |value: u8| pack(&[value; 256], if compression == 1 { Packing::None } else { Packing::PackBits });
+        let mut page = Page::plain(40, 16, &[]).with(259, Value::Short(compression));
+        page = page.with(322, Value::Long(16)).with(323, Value::Long(16));
+        (page.chunks, page.tiled) = (vec![tile(7), vec![], tile(9)], true);
+        let found = read_bytes(&build(&[page], false, false)).unwrap().samples;
+        let expected = (0..16 * 40).map(|i| [7.0, 0.0, 9.0][i % 40 / 16]);
+        assert!(found.into_iter().eq(expected), "compression {compression}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let folder = Folder::new();
+    let pipe = folder.path("pipe.tif");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = read_tiff(&pipe).unwrap_err();
+    assert!(error.to_string().contains("a device or pipe"), "{error}");
+}
+
+#[test]
+fn a_name_as_long_as_any_is_written() {
+    let folder = Folder::new();
+    let image = image(Shape::plane(2, 2), PixelType::U8, 0);
+    for length in [239, 240, 255] {
+        let path = folder.path(&format!("{}.tif", "a".repeat(length - 4)));
+        write_tiff(&path, &image, false).unwrap();
+        assert_eq!(read_tiff(&path).unwrap().samples, image.samples);
+    }
+}
+
+#[test]
 fn imagej_palettes_are_display_only() {
     let palette = Page::plain(2, 1, &[3, 4]).with(262, Value::Short(3)).text("ImageJ=1.53t\n");
     assert_eq!(read_bytes(&build(&[palette], false, false)).unwrap().samples, [3.0, 4.0]);
@@ -598,6 +692,13 @@ fn tifffile_shape_is_read() {
     assert_eq!(image.samples, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
     let image = read_bytes(&with_text(numbered(6), r#"{"shape": [2, 3, 1, 1]}"#)).unwrap();
     assert_eq!((image.info.axes.as_str(), image.info.shape.z), ("ZYX", 6));
+    // Axes that mdr does not know are Z or T, and channels stay channels.
+    for (axes, expected) in [("PCYX", "ZCYX"), ("CPYX", "CZYX"), ("PZYX", "TZYX"), ("PSYX", "ZYX")] {
+        let image = read_bytes(&with_text(numbered(6), &format!(r#"{{"shape": [2, 3, 1, 1], "axes": "{axes}"}}"#)));
+        assert_eq!(image.unwrap().info.axes.as_str(), expected, "{axes}");
+    }
+    let (error, text) = refusal(&with_text(numbered(8), r#"{"shape": [2, 2, 2, 1, 1], "axes": "TPZYX"}"#));
+    assert!(matches!(error, Error::InvalidOption(_)) && text.contains("T 2, ? 2, Z 2"), "{text}");
 }
 
 /// `for frame in frames: file.write(frame)`, or `imwrite(append=True)`.
@@ -718,6 +819,77 @@ fn imagej_metadata_is_carried() {
     write_tiff(folder.path("b.tif"), &image, true).unwrap();
     let metadata = read_tiff(folder.path("b.tif")).unwrap().info.extra.imagej_metadata.unwrap();
     assert_eq!(metadata.counts, [12, 8]);
+}
+
+/// ImageJ's blocks, little-endian: each kind with the bytes of each of its blocks.
+fn blocks(kinds: &[(&[u8; 4], Vec<Vec<u8>>)]) -> ImageJMetadata {
+    let mut data = b"JIJI".to_vec();
+    for (kind, blocks) in kinds {
+        data.extend(kind.iter().rev());
+        data.extend((blocks.len() as u32).to_le_bytes());
+    }
+    let all = || kinds.iter().flat_map(|(_, blocks)| blocks);
+    let counts = std::iter::once(data.len()).chain(all().map(Vec::len)).map(|len| len as u32).collect();
+    data.extend(all().flatten());
+    ImageJMetadata { counts, data, big_endian: false }
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+#[test]
+fn one_channel_keeps_what_is_its_own() {
+    let shape = Shape { t: 1, c: 2, z: 2, y: 1, x: 1 };
+    let range = |numbers: &[f64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
+    let labels = |list: &[&str]| list.iter().map(|label| utf16(label)).collect::<Vec<_>>();
+    let mut image = image(shape, PixelType::U8, 0);
+    image.info.extra.imagej = vec![("mode".into(), "composite".into()), ("loop".into(), "false".into())];
+    image.info.extra.ome_xml = Some(OME.replace("SizeZ=\"3\"", "SizeZ=\"2\""));
+    image.info.extra.imagej_metadata = Some(blocks(&[
+        (b"info", vec![utf16("exposure")]),
+        (b"labl", labels(&["c0 z0", "c1 z0", "c0 z1", "c1 z1"])),
+        (b"rang", vec![range(&[1.0, 2.0, 3.0, 4.0])]),
+        (b"luts", vec![vec![5; 768], vec![6; 768]]),
+        (b"prop", vec![utf16("stain"), utf16("GFP")]),
+    ]));
+    let model = mdr::Model::from_bytes("same", &common::identity()).unwrap();
+    let options = mdr::RestoreOptions { channel: Some(1), ..Default::default() };
+    let extra = mdr::restore::output_info(&model, &image.info, &options).unwrap().extra;
+    assert_eq!(extra.imagej, [("loop".into(), "false".into())]);
+    let expected = blocks(&[
+        (b"info", vec![utf16("exposure")]),
+        (b"labl", labels(&["c1 z0", "c1 z1"])),
+        (b"rang", vec![range(&[3.0, 4.0])]),
+        (b"luts", vec![vec![6; 768]]),
+        (b"prop", vec![utf16("stain"), utf16("GFP")]),
+    ]);
+    assert_eq!(extra.imagej_metadata, Some(expected));
+    let xml = extra.ome_xml.unwrap();
+    assert!(xml.contains("SizeC=\"1\"") && xml.contains("GFP") && !xml.contains("DAPI"), "{xml}");
+    assert!(!xml.contains("<Plane"), "the plane was the other channel's: {xml}");
+    let first = mdr::RestoreOptions { channel: Some(0), ..Default::default() };
+    let xml = mdr::restore::output_info(&model, &image.info, &first).unwrap().extra.ome_xml.unwrap();
+    assert!(xml.contains("DAPI") && !xml.contains("GFP") && xml.contains("DeltaT=\"0.5\""), "{xml}");
+}
+
+#[test]
+fn labels_go_with_their_planes() {
+    let folder = Folder::new();
+    let labels = |order: [usize; 6]| blocks(&[(b"labl", order.map(|i| utf16(&format!("page {i}"))).to_vec())]);
+    let ImageJMetadata { counts, data, .. } = labels([0, 1, 2, 3, 4, 5]);
+    let mut pages = numbered(6);
+    pages[0] = pages[0].clone().text("ImageJ=1.53t\nimages=6\nframes=2\nslices=3\n");
+    pages[0] = pages[0].clone().with(50838, Value::Longs(counts)).with(50839, Value::Bytes(data));
+    let path = folder.file("a.tif", &build(&pages, false, false));
+    for (axes, order) in [("TZYX", [0, 1, 2, 3, 4, 5]), ("CZYX", [0, 3, 1, 4, 2, 5])] {
+        let mut reader = TiffReader::open(&path, Some(&Axes::parse(axes).unwrap())).unwrap();
+        let image = Image::read(&mut reader).unwrap();
+        write_tiff(folder.path("b.tif"), &image, true).unwrap();
+        let back = read_tiff(folder.path("b.tif")).unwrap();
+        assert_eq!(back.info.extra.imagej_metadata, Some(labels(order)), "{axes}");
+        assert_eq!(back.samples, image.samples);
+    }
 }
 
 const OME: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
@@ -924,6 +1096,8 @@ fn what_is_unsupported_is_named() {
         (page().with(258, Value::Short(64)).with(339, Value::Short(6)), "(complex)"),
         (page().with(259, Value::Short(5)).with(317, Value::Short(3)), "317) is 3"),
         (page().with(259, Value::Short(5)).with(266, Value::Short(2)), "266) is 2"),
+        (page().with(266, Value::Short(2)), "266) is 2"),
+        (page().with(32997, Value::Long(3)), "32997) is 3"),
     ];
     for (page, expected) in cases {
         let (error, text) = refusal(&build(&[page], false, false));

@@ -34,6 +34,9 @@ pub(super) mod tag {
     pub const TILE_OFFSETS: u16 = 324;
     pub const TILE_BYTE_COUNTS: u16 = 325;
     pub const SAMPLE_FORMAT: u16 = 339;
+    pub const IMAGE_DEPTH: u16 = 32997;
+    /// MetaMorph: an entry for each plane, of which the only directory describes the first.
+    pub const METAMORPH_PLANES: u16 = 33629;
     pub const IMAGEJ_COUNTS: u16 = 50838;
     pub const IMAGEJ_DATA: u16 = 50839;
 }
@@ -79,11 +82,16 @@ impl Directory {
 impl TiffFile {
     /// Opens a file and reads its header.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
+        // A pipe waits for a writer that may never come: it is not opened.
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if metadata.is_dir() {
             return Err(Error::io(path, ErrorKind::IsADirectory.into()));
         }
+        if !metadata.is_file() {
+            let message = "a device or pipe; expected a regular file, which can be read at any place";
+            return Err(Error::io(path, std::io::Error::new(ErrorKind::InvalidInput, message)));
+        }
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let mut file = Self {
             file,
             path: path.to_owned(),

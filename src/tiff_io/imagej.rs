@@ -5,8 +5,9 @@
 //! ImageJ reads the planes of its own files as one run of bytes after the first page's offset and ignores the other
 //! directories; `write` therefore keeps the planes contiguous.
 
-use crate::image::{Extra, ImageJMetadata};
-use crate::{ImageInfo, PixelType};
+use super::ome;
+use crate::image::{Extra, ImageJMetadata, OtherGrid};
+use crate::{ImageInfo, PixelType, Shape};
 use std::fmt::Write;
 
 /// Keys that are written anew; all others are carried.
@@ -86,15 +87,19 @@ impl Description {
         (spacing.is_finite() && spacing > 0.0).then_some(spacing * unit)
     }
 
+    /// The calibration with so many pixels per unit along Y and X, where the unit is not known.
+    pub fn other_grid(&self, pixels_per_unit: [f64; 2]) -> Option<OtherGrid> {
+        let spacing =
+            self.get("spacing").and_then(|spacing| spacing.parse().ok()).filter(|step: &f64| step.is_normal());
+        let named = self.0.iter().filter(|(key, _)| ["unit", "yunit", "zunit"].contains(&key.as_str()));
+        let units: Vec<_> = named.cloned().collect();
+        let says = spacing.is_some() || !units.is_empty() || pixels_per_unit != [1.0; 2];
+        (says && self.unit_um().is_none()).then_some(OtherGrid { pixels_per_unit, spacing, units })
+    }
+
     /// Time between frames in seconds.
     pub fn frame_interval_s(&self) -> Option<f64> {
-        let unit = match self.get("tunit").unwrap_or("s") {
-            "ms" | "msec" => 1e-3,
-            "min" | "minute" | "minutes" => 60.0,
-            "h" | "hour" | "hours" => 3600.0,
-            _ => 1.0,
-        };
-        Some(self.positive("finterval")? * unit)
+        Some(self.positive("finterval")? * unit_s(self.get("tunit").unwrap_or("s"))?)
     }
 
     /// What is carried to the result as it is.
@@ -115,6 +120,20 @@ pub(super) fn unit_um(unit: &str) -> Option<f64> {
         "cm" | "centimeter" | "centimeters" => 1e4,
         "m" | "meter" | "meters" => 1e6,
         "inch" | "inches" | "in" | "\"" => 25_400.0,
+        _ => return None,
+    })
+}
+
+/// Length in seconds of a unit by any of its names.
+pub(super) fn unit_s(unit: &str) -> Option<f64> {
+    Some(match unit.replace("\\u00B5", "µ").replace("\\u00b5", "µ").replace('μ', "µ").to_lowercase().as_str() {
+        "ns" | "nsec" | "nanosecond" | "nanoseconds" => 1e-9,
+        "µs" | "us" | "usec" | "µsec" | "microsecond" | "microseconds" => 1e-6,
+        "ms" | "msec" | "millisecond" | "milliseconds" => 1e-3,
+        "s" | "sec" | "secs" | "second" | "seconds" | "" => 1.0,
+        "min" | "mins" | "minute" | "minutes" => 60.0,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3600.0,
+        "d" | "day" | "days" => 86_400.0,
         _ => return None,
     })
 }
@@ -147,19 +166,34 @@ pub(super) fn describe(info: &ImageInfo) -> String {
     if let Some(step) = info.z_step_um {
         line("spacing", &step);
     }
+    if let Some(OtherGrid { units, spacing, .. }) = other_grid(info) {
+        units.iter().filter(|(key, value)| is_clean(key, value)).for_each(|(key, value)| line(key, value));
+        if let Some(spacing) = spacing {
+            line("spacing", spacing);
+        }
+    }
     if let Some(interval) = info.frame_interval_s {
         line("finterval", &interval);
     }
     for (key, value) in &info.extra.imagej {
-        // A calibration of grey values belongs to the integers of the source; a line break would end the value.
+        // A calibration of grey values belongs to the integers of the source.
         let calibration = matches!(key.as_str(), "cf" | "c0" | "c1" | "c2" | "c3" | "c4" | "vunit");
         let integer = matches!(info.pixel_type, PixelType::U8 | PixelType::U16);
-        let clean = !key.contains(['\n', '\r', '\0', '=']) && !value.contains(['\n', '\r', '\0']);
-        if clean && !OWN_KEYS.contains(&key.as_str()) && (!calibration || integer) {
+        if is_clean(key, value) && !OWN_KEYS.contains(&key.as_str()) && (!calibration || integer) {
             line(key, value);
         }
     }
     text
+}
+
+/// Whether a line can hold them.
+fn is_clean(key: &str, value: &str) -> bool {
+    !key.contains(['\n', '\r', '\0', '=']) && !value.contains(['\n', '\r', '\0'])
+}
+
+/// The calibration of a result in the source's unit, where no length is known.
+pub(super) fn other_grid(info: &ImageInfo) -> Option<&OtherGrid> {
+    info.extra.other_grid.as_ref().filter(|_| info.pixel_size_um.is_none() && info.z_step_um.is_none())
 }
 
 /// Brings what ImageJ gives in pixels onto a grid that is finer by `scale` along Z, Y and X: the origin of coordinates,
@@ -177,9 +211,57 @@ pub(crate) fn rescale(extra: &mut Extra, scale: [f64; 3]) {
     if let Some((pixels_per_unit, _)) = &mut extra.y_unit {
         *pixels_per_unit *= scale[1];
     }
+    if let Some(OtherGrid { pixels_per_unit: [y, x], spacing, .. }) = &mut extra.other_grid {
+        (*y, *x) = (*y * scale[1], *x * scale[2]);
+        *spacing = spacing.map(|spacing| spacing / scale[0]);
+    }
+    edit(extra, |blocks| blocks.retain(|(kind, _)| kind != b"roi " && kind != b"over"));
+}
+
+/// Brings slice labels, one for each page of the file, into the order in which planes are written: `pages` are the pages
+/// of these.
+pub(super) fn sort_labels(extra: &mut Extra, pages: &[usize]) {
+    if pages.is_sorted() {
+        return;
+    }
+    edit(extra, |blocks| {
+        let labels: Vec<_> = blocks.extract_if(.., |block| &block.0 == b"labl").collect();
+        let mut order = pages.to_vec();
+        order.sort_unstable();
+        if labels.len() == pages.len() {
+            let number = |page: &usize| order.binary_search(page).expect("it is one of them");
+            let at = blocks.iter().position(|(kind, _)| kind != b"info").unwrap_or(blocks.len());
+            blocks.splice(at..at, pages.iter().map(|page| labels[number(page)].clone()));
+        }
+    });
+}
+
+/// Leaves what belongs to one channel of `channels`: Info and properties of the image, its labels, range and lookup table.
+/// Selections and overlays stay.
+pub(crate) fn keep_channel(extra: &mut Extra, channel: usize, shape: Shape) {
+    if shape.c == 1 {
+        return;
+    }
+    // How several channels are shown.
+    extra.imagej.retain(|(key, _)| key != "mode");
+    extra.ome_xml = extra.ome_xml.take().map(|xml| ome::keep_channel(&xml, channel).unwrap_or(xml));
+    edit(extra, |blocks| {
+        for (kind, count) in [(b"labl", shape.planes()), (b"luts", shape.c)] {
+            let fits = blocks.iter().filter(|block| &block.0 == kind).count() == count;
+            let mut number = 0..;
+            blocks.retain(|block| &block.0 != kind || number.next().is_some_and(|i| fits && i % shape.c == channel));
+        }
+        for (_, range) in blocks.iter_mut().filter(|(kind, bytes)| kind == b"rang" && bytes.len() == 16 * shape.c) {
+            *range = range[16 * channel..][..16].to_vec();
+        }
+    });
+}
+
+/// Changes ImageJ's blocks; what is damaged is dropped.
+fn edit(extra: &mut Extra, change: impl FnOnce(&mut Vec<Block>)) {
     extra.imagej_metadata = extra.imagej_metadata.take().and_then(|metadata| {
         let mut blocks = decode(&metadata)?;
-        blocks.retain(|(kind, _)| kind != b"roi " && kind != b"over");
+        change(&mut blocks);
         let (counts, data) = encode(&blocks)?;
         Some(ImageJMetadata { counts, data, big_endian: false })
     });

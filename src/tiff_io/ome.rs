@@ -2,7 +2,7 @@
 //! writing replaces in the source's text what changed (sizes, sample type, calibration, pages) and leaves the rest
 //! (channel names, instrument, annotations) as it stands, byte for byte.
 
-use super::imagej::unit_um;
+use super::imagej::{unit_s, unit_um};
 use crate::{ImageInfo, PixelType};
 use roxmltree::{Document, Node};
 use std::ops::Range;
@@ -89,13 +89,7 @@ pub(super) fn parse(text: &str, page_count: usize, file_name: &str) -> Result<Om
         let unit = pixels.attribute(format!("{name}Unit").as_str()).map_or(Some(1.0), unit_um)?;
         positive(pixels.attribute(name)?).map(|value| value * unit)
     };
-    let second = match pixels.attribute("TimeIncrementUnit").unwrap_or("s") {
-        "ms" => Some(1e-3),
-        "s" => Some(1.0),
-        "min" => Some(60.0),
-        "h" => Some(3600.0),
-        _ => None,
-    };
+    let second = unit_s(pixels.attribute("TimeIncrementUnit").unwrap_or("s"));
     let interval = pixels.attribute("TimeIncrement").and_then(positive);
     Ok(Ome {
         dims,
@@ -260,6 +254,32 @@ pub(super) fn rewrite(text: &str, info: &ImageInfo, note: &str) -> Option<String
         }
     }
 
+    edited(text, edits)
+}
+
+/// OME-XML of one channel alone: the others, and their planes, go. `None` where it does not describe each of them.
+pub(super) fn keep_channel(text: &str, channel: usize) -> Option<String> {
+    let document = Document::parse(text).ok()?;
+    let pixels = child(child(document.root_element(), "Image")?, "Pixels")?;
+    let size = pixels.attribute_node("SizeC")?;
+    let channels: Vec<_> = children(pixels, "Channel").collect();
+    if size.value().trim().parse() != Ok(channels.len()) || channel >= channels.len() {
+        return None;
+    }
+    let mut edits = vec![(size.range_value(), "1".into())];
+    edits.extend(channels.iter().enumerate().filter(|(i, _)| *i != channel).map(|(_, c)| (c.range(), String::new())));
+    for plane in children(pixels, "Plane") {
+        let number = plane.attribute_node("TheC");
+        match number.filter(|number| number.value().trim().parse() == Ok(channel)) {
+            Some(number) => edits.push((number.range_value(), "0".into())),
+            None => edits.push((plane.range(), String::new())),
+        }
+    }
+    edited(text, edits)
+}
+
+/// The text with ranges of it replaced, none of which overlap.
+fn edited(text: &str, mut edits: Vec<(Range<usize>, String)>) -> Option<String> {
     edits.sort_by_key(|(range, _)| (range.start, range.end));
     let mut result = String::with_capacity(text.len() + 512);
     let mut done = 0;

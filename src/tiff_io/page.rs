@@ -67,6 +67,13 @@ impl Format {
     /// Reads and checks the tags of a page. `imagej`: the file is ImageJ's, whose palettes are mere display.
     pub fn read(file: &mut TiffFile, directory: &Directory, imagej: bool) -> Result<Self> {
         let (width, height) = dimensions(file, directory)?;
+        let depth = file.value(directory, tag::IMAGE_DEPTH)?.unwrap_or(1);
+        if depth > 1 {
+            return Err(file.unsupported(format!(
+                "ImageDepth (tag {}) is {depth}; mdr reads pages of one plane: save the stack as an ImageJ or OME-TIFF",
+                tag::IMAGE_DEPTH
+            )));
+        }
         let pixel_type = pixel_type(file, directory, imagej)?;
         let compression = compression(file, directory)?;
         let predictor = match (compression, file.value(directory, tag::PREDICTOR)?.unwrap_or(1)) {
@@ -185,7 +192,10 @@ impl Page {
             let height = format.chunk_height.min(format.height - row);
             let start = row as usize * stride + column as usize;
             let mut rows = samples[start..].chunks_mut(stride).take(height as usize).map(|row| &mut row[..width]);
-            if format.compression == Compression::None {
+            if offset == 0 && count == 0 {
+                // A sparse file leaves out what is empty; the header lies there.
+                rows.for_each(|row| row.fill(0.0));
+            } else if format.compression == Compression::None {
                 // Some writers leave the count at 0.
                 let needed = self.row_bytes(format.chunk_width) * u64::from(height);
                 if count != 0 && count < needed {
@@ -428,9 +438,10 @@ fn compression(file: &mut TiffFile, directory: &Directory) -> Result<Compression
         }
     };
     let fill_order = file.value(directory, tag::FILL_ORDER)?.unwrap_or(1);
-    if fill_order != 1 && compression != Compression::None {
+    if fill_order != 1 {
         return Err(file.unsupported(format!(
-            "FillOrder (tag {}) is {fill_order}; mdr reads 1: save the file without compression",
+            "FillOrder (tag {}) is {fill_order}, which reverses the bits of each byte; mdr reads 1: save the file anew \
+             with another program",
             tag::FILL_ORDER
         )));
     }

@@ -79,7 +79,8 @@ impl TiffReader {
                 metadata.z_step_um = description.z_step_um();
                 metadata.frame_interval_s = description.frame_interval_s();
             }
-            described_stack(&file, &walk, &first, &description, imagej_description.as_ref())?
+            let metamorph = directory.get(tag::METAMORPH_PLANES).map(|planes| planes.count() as usize);
+            described_stack(&file, &walk, &first, &description, imagej_description.as_ref(), metamorph)?
         };
 
         if metadata.pixel_size_um.is_none() {
@@ -95,6 +96,8 @@ impl TiffReader {
             }
         }
         if let Some(description) = imagej_description {
+            let sides = [tag::Y_RESOLUTION, tag::X_RESOLUTION].map(|tag| file.rational(&directory, tag).unwrap_or(1.0));
+            metadata.extra.other_grid = description.other_grid(sides);
             metadata.extra.imagej = description.carried();
         }
         metadata.extra.white_is_zero = file.value(&directory, tag::PHOTOMETRIC)? == Some(0);
@@ -116,6 +119,9 @@ impl TiffReader {
             )));
         }
         let (axes, page_of_plane, [t, c, z]) = arrange(stack, axes)?;
+        // In the result C runs fastest, then Z.
+        let written = (0..t * z * c).map(|i| page_of_plane[(i / (z * c) * c + i % c) * z + i / c % z]);
+        imagej::sort_labels(&mut metadata.extra, &written.collect::<Vec<_>>());
         let info = ImageInfo {
             axes,
             shape: Shape { t, c, z, y: format.height as usize, x: format.width as usize },
@@ -247,13 +253,15 @@ fn ome_stack(file: &TiffFile, walk: &Walk, format: &Format, xml: String) -> Resu
 }
 
 /// The stack that ImageJ's, tifffile's or no description describes, and where its samples start if a single
-/// directory stands for several planes: the others follow its pixels.
+/// directory stands for several planes, as many as `metamorph` says in a file of MetaMorph's: the others follow its
+/// pixels.
 fn described_stack(
     file: &TiffFile,
     walk: &Walk,
     first: &Page,
     description: &str,
     imagej: Option<&imagej::Description>,
+    metamorph: Option<usize>,
 ) -> Result<(Stack, Option<u64>)> {
     let mut planes = walk.kept.len();
     // tifffile describes what one call has written: a single page says nothing of those that other calls added.
@@ -261,7 +269,8 @@ fn described_stack(
     let shape = shape_description(description, &first.format).filter(says);
     let promised = match imagej {
         Some(imagej) => imagej.images(),
-        None => shape.as_deref().map(product),
+        // A MetaMorph stack that another program has saved page by page keeps the tag.
+        None => shape.as_deref().map(product).or(metamorph.filter(|_| planes == 1)),
     };
     let mut contiguous = None;
     if let Some(promised) = promised.filter(|&promised| promised > 1 && planes == 1) {
@@ -376,8 +385,25 @@ fn arrange(mut stack: Stack, axes: Option<&Axes>) -> Result<(Axes, Vec<usize>, [
         }
         Some(_) => {}
         None => {
-            if stack.dims.iter().any(|dim| dim.0 == '?') {
+            let named = stack.dims.iter().any(|dim| dim.0 != '?');
+            if !named && !stack.dims.is_empty() {
                 stack.dims = vec![('Z', planes)];
+            }
+            // Beside axes with names: planes are normalised by channel, so that an axis counts as C only by its name.
+            for axis in ['Z', 'T'] {
+                if stack.dims.iter().all(|dim| dim.0 != axis)
+                    && let Some(dim) = stack.dims.iter_mut().find(|dim| dim.0 == '?')
+                {
+                    dim.0 = axis;
+                }
+            }
+            if stack.dims.iter().any(|dim| dim.0 == '?') {
+                let list: Vec<_> = stack.dims.iter().map(|(axis, len)| format!("{axis} {len}")).collect();
+                return Err(Error::InvalidOption(format!(
+                    "the file has planes {}, of which mdr does not know those marked ?: save what they number in \
+                     files of their own, with the axes T, C, Z at most",
+                    list.join(", ")
+                )));
             }
         }
     }

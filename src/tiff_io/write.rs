@@ -184,9 +184,12 @@ impl TiffWriter {
         // ImageJ's description has the unit; OME's readers, and ImageJ with such a file, go by the tag.
         let (unit_um, unit) = if info.extra.ome_xml.is_some() { (1e4, 3) } else { (1.0, 1) };
         let resolution = |size: Option<f64>| size.and_then(|size| ratio(unit_um / size));
-        let y = info.extra.y_unit.as_ref().map(|&(pixels_per_unit, _)| ratio(pixels_per_unit));
-        let y = y.unwrap_or_else(|| resolution(info.pixel_height_um()));
-        if let (Some(x), Some(y)) = (resolution(info.pixel_size_um), y) {
+        let sides = match (imagej::other_grid(info), &info.extra.y_unit) {
+            (Some(grid), _) if info.extra.ome_xml.is_none() => grid.pixels_per_unit.map(ratio),
+            (_, &Some((pixels_per_unit, _))) => [ratio(pixels_per_unit), resolution(info.pixel_size_um)],
+            _ => [info.pixel_height_um(), info.pixel_size_um].map(resolution),
+        };
+        if let [Some(y), Some(x)] = sides {
             entries.extend([
                 (tag::X_RESOLUTION, Value::Rational(x)),
                 (tag::Y_RESOLUTION, Value::Rational(y)),
@@ -322,7 +325,9 @@ fn temporary_file(path: &Path) -> Result<NamedTempFile> {
         return Err(Error::io(path, io::Error::new(ErrorKind::NotFound, message)));
     }
     let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(name);
+    // File systems take names of 255 bytes, and what is added here is 16 long.
+    let long = name.len() > 255 - 16;
+    prefix.push(if long { "mdr".as_ref() } else { name });
     prefix.push(".partial-");
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix);
