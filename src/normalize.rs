@@ -10,6 +10,7 @@ use crate::share::{PIECE, share};
 use crate::zeros::zeros;
 use crate::{Error, ImageInfo, PixelType, PlaneIndex, PlaneSource, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 /// How intensities are brought to the scale of the network.
@@ -136,6 +137,13 @@ impl Fitted {
         for sample in samples {
             *sample = ((f64::from(*sample) - self.offset) * factor) as f32;
         }
+    }
+
+    /// Samples, finite ones, that are no further from 0 than `most` once they are normalised.
+    pub(crate) fn within(&self, most: f64) -> RangeInclusive<f32> {
+        let reach = if self.range == 0.0 { f64::INFINITY } else { (most * self.range).abs() };
+        let limit = |value: f64| value.clamp(f32::MIN.into(), f32::MAX.into()) as f32;
+        limit(self.offset - reach)..=limit(self.offset + reach)
     }
 
     /// Takes samples back to the intensities of the source, in place.

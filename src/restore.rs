@@ -781,6 +781,10 @@ const OVERHEAD: u64 = 40 << 20;
 /// What a tile costs beside its pixels, in pixels.
 const TILE_OVERHEAD: u64 = 500;
 
+/// Pixels that are further from 0 than this once they are normalised count as not finite: what stands for "no data" in
+/// images of floats, such as the smallest of their numbers, would overflow in a network, all around.
+const LARGEST_NORMALIZED: f64 = 1e30;
+
 /// Product that stops at the largest number.
 fn product(factors: &[usize]) -> u64 {
     factors.iter().fold(1, |all: u64, &factor| all.saturating_mul(factor as u64))
@@ -830,8 +834,8 @@ struct Unit {
     lengths: [usize; 3],
     /// None where they are with the only job ([`Job::whole`]).
     samples: Vec<f32>,
-    /// Position in the samples and value of the pixels that are not finite.
-    not_finite: Vec<(usize, f32)>,
+    /// Position in the samples and value of the pixels that are not finite, or so large that a network would not stay so.
+    not_counted: Vec<(usize, f32)>,
 }
 
 impl Unit {
@@ -851,25 +855,28 @@ impl Unit {
             None => zeros(len * planes.len())
                 .map_err(|_| Error::InvalidOption(format!("planes of {lengths:?} exceed the memory")))?,
         };
-        let mut unit = Self { samples, planes, lengths, not_finite: Vec::new() };
+        let mut unit = Self { samples, planes, lengths, not_counted: Vec::new() };
         for (i, &plane) in unit.planes.iter().enumerate() {
             let samples = &mut unit.samples[i * len..(i + 1) * len];
             if !is_read {
                 source.read_plane(plane, samples)?;
             }
-            let all_finite = AtomicBool::new(true);
-            plan.each_piece(samples, |piece| {
-                // Without a way out of the loop, it is vectorised.
-                if piece.iter().fold(false, |found, value| found | !value.is_finite()) {
-                    all_finite.store(false, Ordering::Relaxed);
+            let fitted = fitted[plan.fitted(plane)];
+            let counts = fitted.within(LARGEST_NORMALIZED);
+            if !plan.all(samples, |value| counts.contains(&value)) {
+                if !samples.iter().any(|value| counts.contains(value)) && samples.iter().any(|value| value.is_finite())
+                {
+                    return Err(Error::Inference(format!(
+                        "every pixel of a plane is beyond {LARGEST_NORMALIZED:e} once it is normalised: the model's \
+                         normalisation does not suit the image"
+                    )));
                 }
-            });
-            if !all_finite.into_inner() {
-                let bad = samples.iter().enumerate().filter(|(_, value)| !value.is_finite());
-                unit.not_finite.extend(bad.map(|(at, &value)| (i * len + at, value)));
+                for (at, value) in samples.iter_mut().enumerate().filter(|(_, value)| !counts.contains(value)) {
+                    unit.not_counted.push((i * len + at, *value));
+                    *value = f32::NAN;
+                }
                 fill(samples, plan.shape.x);
             }
-            let fitted = fitted[plan.fitted(plane)];
             plan.each_piece(samples, |piece| fitted.apply(piece));
         }
         Ok(unit)
@@ -877,6 +884,17 @@ impl Unit {
 }
 
 impl Plan {
+    /// Whether all samples are such. Every one is asked: without a way out of the loop, it is vectorised.
+    fn all(&self, samples: &mut [f32], is_such: impl Fn(f32) -> bool + Sync) -> bool {
+        let all = AtomicBool::new(true);
+        self.each_piece(samples, |piece| {
+            if piece.iter().fold(false, |found, &value| found | !is_such(value)) {
+                all.store(false, Ordering::Relaxed);
+            }
+        });
+        all.into_inner()
+    }
+
     /// Which of the fitted normalisations belongs to a plane.
     fn fitted(&self, plane: PlaneIndex) -> usize {
         plane.c - self.channels.start
@@ -967,10 +985,18 @@ impl Open {
                 let input = self.unit.planes[i / sz];
                 let fitted = fitted[plan.fitted(input)];
                 plan.each_piece(samples, |piece| fitted.undo(piece));
-                (PlaneIndex { t: input.t, c: input.c - plan.channels.start, z: input.z * sz + i % sz }, samples)
+                if !plan.all(samples, f32::is_finite) {
+                    return Err(Error::Inference(
+                        "the network has made values that are not finite of pixels that are: its weights are damaged, or \
+                         its normalisation does not suit the image"
+                            .into(),
+                    ));
+                }
+                let index = PlaneIndex { t: input.t, c: input.c - plan.channels.start, z: input.z * sz + i % sz };
+                Ok((index, samples))
             })
-            .collect();
-        for &(at, value) in &self.unit.not_finite {
+            .collect::<Result<_>>()?;
+        for &(at, value) in &self.unit.not_counted {
             let (plane, row, column) = (at / (y * x), at / x % y, at % x);
             for z in 0..sz {
                 for dy in 0..sy {

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Attribute, Net, Numbers, beads, identity, identity_3d, mean3, noise, unet, upsample2, with_metadata};
+use common::{
+    Attribute, Net, Numbers, beads, identity, identity_3d, mean3, noise, scaled, unet, upsample2, with_metadata,
+};
 use mdr::network::{RunOptions, Watch};
 use mdr::restore::{fit_planes, output_info, restore_planes};
 use mdr::{
@@ -302,6 +304,39 @@ fn pixels_that_are_not_finite_stay_and_do_no_harm() {
     let twice = run(&self::model(&upsample2()), &image, &RestoreOptions::default()).expect("restored");
     assert!(twice.samples[0].is_nan() && twice.samples[1].is_nan() && twice.samples[128].is_nan());
     assert!(twice.samples[2].is_finite());
+}
+
+/// What stands for "no data" in images of floats would overflow in the network, all around.
+#[test]
+fn pixels_beyond_all_others_stay_and_do_no_harm() {
+    let model = model(&unet(2, 4));
+    let clean: Vec<f32> = beads(48, 64, 9).iter().map(|value| value * 1e-3).collect();
+    for nodata in [f32::MIN, f32::MAX, 1e35] {
+        let (mut damaged, mut hole) = (clean.clone(), clean.clone());
+        (damaged[1000], hole[1000]) = (nodata, f32::NAN);
+        let [damaged, hole] = [damaged, hole].map(|samples| Image::from_plane(48, 64, samples).expect("length fits"));
+        // It counts in percentiles, among thousands of others.
+        let options = RestoreOptions::default();
+        let fitted = fit_planes(&model, &mut hole.as_source(), &options, &mut || true).expect("fitted");
+        let options = RestoreOptions { fitted: Some(fitted), ..options };
+        let [restored, expected] = [damaged, hole].map(|image| run(&model, &image, &options).expect("restored"));
+        assert_eq!(restored.samples[1000], nodata);
+        let same = restored.samples.iter().zip(&expected.samples).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
+        assert_eq!(same, restored.samples.len() - 1, "{nodata} harms its neighbours");
+    }
+}
+
+#[test]
+fn what_a_network_makes_of_finite_pixels_is_finite_or_an_error() {
+    let image = Image::from_plane(12, 10, noise(3, 120)).expect("length fits");
+    for bytes in [scaled(f32::NAN), scaled(f32::INFINITY), scaled(3e38)] {
+        let bytes = with_metadata(&bytes, &[("mdr.normalization", r#"{"kind":"linear","gain":100.0,"offset":0.0}"#)]);
+        let error = run(&model(&bytes), &image, &RestoreOptions::default()).expect_err("not finite");
+        assert!(error.to_string().contains("not finite"), "{error}");
+    }
+    let far = with_metadata(&identity(), &[("mdr.normalization", r#"{"kind":"linear","gain":1e200,"offset":0.0}"#)]);
+    let error = run(&model(&far), &image, &RestoreOptions::default()).expect_err("beyond all numbers");
+    assert!(error.to_string().contains("does not suit"), "{error}");
 }
 
 #[test]

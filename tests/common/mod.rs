@@ -323,6 +323,14 @@ pub fn mean3() -> Vec<u8> {
     net.finish(&y)
 }
 
+/// Each pixel times a weight.
+pub fn scaled(weight: f32) -> Vec<u8> {
+    let mut net = Net::new(2, 1);
+    let weight = net.floats(&[1, 1, 1, 1], &[weight]);
+    let y = net.op("Conv", &["image", &weight], &[]);
+    net.finish(&y)
+}
+
 /// Mean of 3×3×3 pixels, zeros beyond the border.
 pub fn mean3_3d() -> Vec<u8> {
     let mut net = Net::new(3, 1);
