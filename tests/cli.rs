@@ -976,6 +976,7 @@ fn bad_models_get_one_line() {
         (two_outputs(), &["2 outputs"]),
         (two_inputs(), &["2 inputs"]),
         (wrong_rank(), &["2 axes"]),
+        (channels_last(), &["channels come last", "N, C, Y, X"]),
         (unknown_operator(), &["Frobnicate"]),
         (with_metadata(&mean, &[("mdr.scale", "2")]), &["mdr.scale is 2", "makes 1"]),
         (with_metadata(&mean, &[("mdr.channels", "3")]), &["mdr.channels is 3", "takes 1"]),

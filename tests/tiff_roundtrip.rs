@@ -656,6 +656,21 @@ fn tiles_that_a_sparse_file_leaves_out_are_zeros() {
     }
 }
 
+#[test]
+fn a_deflated_strip_is_expanded_once() {
+    let folder = Folder::new();
+    let (width, height) = (2000, 1000);
+    let mut page = Page::plain(width, height, &[]).with(259, Value::Short(8));
+    page.chunks = vec![pack(&vec![7; (width * height) as usize], Packing::Deflate)];
+    let path = folder.file("a.tif", &build(&[page], false, false));
+    let mut reader = TiffReader::open(&path, None).unwrap();
+    let mut samples = vec![0.0; (width * height) as usize];
+    let (outcome, peak) = peak_bytes(|| reader.read_plane(PlaneIndex { t: 0, c: 0, z: 0 }, &mut samples));
+    outcome.unwrap();
+    assert!(samples.iter().all(|&sample| sample == 7.0));
+    assert!(peak < 2_000_000 * 3 / 2, "{peak} bytes for a strip of 2 MB");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_pipe_is_not_waited_for() {

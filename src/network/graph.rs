@@ -237,6 +237,13 @@ fn input(graph: &pb::GraphProto, constants: &HashMap<String, Constant>) -> Check
     if !(4..=5).contains(&dims.len()) {
         return Err(format!("input {name:?} has {} axes; expected 4 (N, C, Y, X) or 5 (N, C, Z, Y, X)", dims.len()));
     }
+    // A network for images of one column has no use.
+    if dims.last() == Some(&Some(1)) && dims[1] != Some(1) {
+        return Err(format!(
+            "the last axis of input {name:?} is 1 long, as where channels come last; expected N, C, Y, X: export the \
+             model with its channels first"
+        ));
+    }
     if let Some(n @ 2..) = dims[0] {
         return Err(format!("input {name:?} has a batch of {n}; expected 1: export with a free batch axis"));
     }

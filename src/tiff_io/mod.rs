@@ -14,8 +14,9 @@
 //!
 //! What is read: 8, 16 and 32-bit integers, signed and unsigned, 32 and 64-bit floats; one sample per pixel; strips
 //! and tiles; uncompressed, LZW, deflate, PackBits, zstd; horizontal and floating-point predictor; BigTIFF; both
-//! byte orders; sparse files; MetaMorph stacks of a single directory. Samples are the numbers that are stored: `WhiteIsZero` and, in ImageJ's files, lookup tables change
-//! how an image is shown, not what was measured (ImageJ and tifffile do the same), and are kept.
+//! byte orders; sparse files; MetaMorph stacks of a single directory. Samples are the numbers that are stored:
+//! `WhiteIsZero` and, in ImageJ's files, lookup tables change how an image is shown, not what was measured (ImageJ and
+//! tifffile do the same), and are kept.
 
 mod directory;
 mod imagej;

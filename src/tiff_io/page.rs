@@ -3,9 +3,8 @@
 //!
 //! Uncompressed chunks are read here, in blocks of rows. A compressed chunk is handed to the `tiff` crate as the only
 //! strip of a small file in memory: so the crate sees no byte but those of the chunk, and whatever the rest of
-//! the file claims cannot matter to it. Deflate is undone before that, as the crate leaves its checksum unread. How many
-//! samples a chunk may expand to is bounded by what its
-//! compression can do at best.
+//! the file claims cannot matter to it. Deflate is undone here too, as the crate leaves its checksum unread. How many
+//! samples a chunk may expand to is bounded by what its compression can do at best.
 
 use super::directory::{Directory, TiffFile, tag};
 use crate::{PixelType, Result};
@@ -244,7 +243,7 @@ impl Page {
         stored_rows: u32,
         rows: &mut dyn Iterator<Item = &mut [f32]>,
     ) -> Result<()> {
-        let Format { pixel_type, mut compression, chunk_width, .. } = self.format;
+        let Format { pixel_type, mut compression, predictor, chunk_width, .. } = self.format;
         let row_bytes = self.row_bytes(chunk_width);
         let expanded = row_bytes.saturating_mul(u64::from(stored_rows));
         file.check_range(offset, count)?;
@@ -261,22 +260,29 @@ impl Page {
         let damaged = |how: &dyn std::fmt::Display| {
             file.bad(format!("damaged TIFF: {:?} data at byte {offset}: {how}", self.format.compression))
         };
-        if compression == Compression::Deflate {
-            let mut inflated = file.buffer(expanded)?;
-            inflate(&stored, &mut inflated).map_err(|how| damaged(&how))?;
-            (compression, stored) = (Compression::None, inflated);
-        }
-        let mut one_strip = self.one_strip_header(file, stored_rows, stored.len() as u64, compression)?;
-        one_strip.append(&mut stored);
-        // What the crate may allocate is bounded by the bytes above.
-        let unlimited = |decoder: Decoder<_>| decoder.with_limits(Limits::unlimited());
-        Decoder::new(std::io::Cursor::new(one_strip))
-            .map(unlimited)
-            .and_then(|mut decoder| decoder.read_chunk_bytes(0, &mut bytes))
-            .map_err(|e| damaged(&e))?;
-        for (row, bytes) in rows.zip(bytes.chunks_exact(row_bytes as usize)) {
+        let deflated = compression == Compression::Deflate;
+        let big_endian = if deflated && predictor == 1 {
+            inflate(&stored, &mut bytes).map_err(|how| damaged(&how))?;
+            file.big_endian
+        } else {
+            if deflated {
+                let mut inflated = file.buffer(expanded)?;
+                inflate(&stored, &mut inflated).map_err(|how| damaged(&how))?;
+                (compression, stored) = (Compression::None, inflated);
+            }
+            let header = self.one_strip_header(file, stored_rows, stored.len() as u64, compression)?;
+            stored.splice(..0, header);
+            // What the crate may allocate is bounded by the bytes above.
+            let unlimited = |decoder: Decoder<_>| decoder.with_limits(Limits::unlimited());
+            Decoder::new(std::io::Cursor::new(stored))
+                .map(unlimited)
+                .and_then(|mut decoder| decoder.read_chunk_bytes(0, &mut bytes))
+                .map_err(|e| damaged(&e))?;
             // The crate hands out samples in the byte order of this machine.
-            to_f32(bytes, pixel_type, cfg!(target_endian = "big"), row);
+            cfg!(target_endian = "big")
+        };
+        for (row, bytes) in rows.zip(bytes.chunks_exact(row_bytes as usize)) {
+            to_f32(bytes, pixel_type, big_endian, row);
         }
         Ok(())
     }

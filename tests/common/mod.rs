@@ -440,6 +440,13 @@ pub fn wrong_rank() -> Vec<u8> {
     net.finish(&y)
 }
 
+/// An input of N, Y, X, C: refused.
+pub fn channels_last() -> Vec<u8> {
+    let mut net = Net::with_input(&[None, None, None, Some(1)]);
+    let y = net.op("Relu", &["image"], &[]);
+    net.finish(&y)
+}
+
 /// An operator that nobody has: refused by name.
 pub fn unknown_operator() -> Vec<u8> {
     let mut net = Net::new(2, 1);
