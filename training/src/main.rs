@@ -282,7 +282,12 @@ fn run_train(mut options: Train) -> Result<()> {
         None => train::resume(&options.data, &run, device, &stop)?,
     };
     if !outcome.finished {
-        bail!("stopped at step {}; continue with --resume", outcome.position.step);
+        bail!(
+            "stopped at step {}; to continue: mdr-train train --resume --data {} --out {}",
+            outcome.position.step,
+            options.data.display(),
+            options.out.display()
+        );
     }
     let config = Config::of_run(&run.config())?;
     // A synthesiser is no model that mdr could run.

@@ -227,7 +227,7 @@ fn search(folders: &[(&Folder, usize)], tasks: &[Task], root: &Path) -> Result<V
     Ok(found)
 }
 
-/// Sorted TIFF files and folders of a folder.
+/// Sorted TIFF files, but hidden ones, and folders of a folder.
 pub(crate) fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let context = || format!("folder {}", directory.display());
     let mut paths = Vec::new();
@@ -236,10 +236,12 @@ pub(crate) fn list(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     }
     paths.sort();
     let (inner, files): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
+    // macOS leaves a hidden `._NAME` beside each file that it copies.
+    let is_hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     let is_tiff = |path: &PathBuf| {
         path.extension().is_some_and(|end| end.eq_ignore_ascii_case("tif") || end.eq_ignore_ascii_case("tiff"))
     };
-    Ok((files.into_iter().filter(is_tiff).collect(), inner))
+    Ok((files.into_iter().filter(|path| is_tiff(path) && !is_hidden(path)).collect(), inner))
 }
 
 /// What the folders of a path say that an image is for.

@@ -7,6 +7,9 @@ use crate::train::{RunFolder, write};
 use anyhow::{Context, Result};
 use std::fmt::Write;
 
+/// Most files of a split that are named.
+const MOST_NAMES: usize = 100;
+
 /// Writes report.html into the run folder.
 ///
 /// # Errors
@@ -45,6 +48,12 @@ fn about(html: &mut String, run: &RunFolder, config: &Config) {
     let entries = run.entries().unwrap_or_default();
     let count = |split, pair| entries.iter().filter(|entry| entry.split == split && entry.is_pair() == pair).count();
     let of = |split| format!("{} pairs and {} other files", count(split, true), count(split, false));
+    let names = |split| {
+        let names = entries.iter().filter(|entry| entry.split == split).map(|entry| entry.path().display().to_string());
+        let list: Vec<_> = names.take(MOST_NAMES + 1).collect();
+        let more = if list.len() > MOST_NAMES { " and more" } else { "" };
+        format!("{}{more}", list[..list.len().min(MOST_NAMES)].join(", "))
+    };
     let base = config.base.as_ref().map_or(String::new(), |base| format!(", going on from {base}"));
     let text = format!(
         "{} steps, seed {}{base}. From {}; validated on {} (split.json). Report by mdr-train {}, commit {}.",
@@ -56,6 +65,14 @@ fn about(html: &mut String, run: &RunFolder, config: &Config) {
         env!("MDR_COMMIT")
     );
     let _ = write!(html, "<p>{}</p>", escaped(&text));
+    for (what, split) in [("Trained on", Split::Train), ("Validated on", Split::Val)] {
+        if count(split, true) + count(split, false) > 0 {
+            let _ = write!(html, "<p>{what}: {}</p>", escaped(&names(split)));
+        }
+    }
+    if !run.scores(config, 0).exists() {
+        let _ = write!(html, "<p>Nothing was validated: the last step is what was exported.</p>");
+    }
 }
 
 /// Of a task (an index), the table of the best validation, and the parity check.
@@ -82,7 +99,12 @@ fn figures(html: &mut String, run: &RunFolder, config: &Config, task: usize) {
             let cells = [cell("psnr_affine", 2), cell("ssim_affine", 3), cell("psnr", 2), cell("ssim", 3)].concat();
             let _ = write!(html, "<tr><td>{row}{cells}</tr>");
         }
-        let _ = write!(html, "</table><p>{}</p>", escaped(best["protocol"].as_str().unwrap_or_default()));
+        let _ = write!(
+            html,
+            "</table><p>{}. The step was chosen on these images: figures to publish are those of mdr-train evaluate on \
+             others.</p>",
+            escaped(best["protocol"].as_str().unwrap_or_default())
+        );
     }
     if let Some(parity) = json(run.parity(config, task)) {
         let _ = write!(

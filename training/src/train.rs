@@ -112,7 +112,7 @@ pub fn start(
     let used = std::fs::read_dir(run.root()).is_ok_and(|mut entries| entries.next().is_some());
     ensure!(
         !used || (run.config().exists() && !run.last().exists()),
-        "{} is not empty; choose another --out, or continue the run there with --resume",
+        "{} is not empty; choose another --out, or continue the run there: mdr-train train --resume, --data and --out",
         run.root().display()
     );
     ensure!(
@@ -237,6 +237,13 @@ fn go_on(
     write(&run.split(), serde_json::to_string_pretty(&used(entries, config))?.as_bytes())?;
     let mut loader = Loader::start(Arc::new(sampler), position.step);
     let mut log = Log::open(&run.log(), position.step)?;
+    let mut base = None;
+    if config.base.is_some() && position.step == 0 {
+        base = validation.measure(method.as_ref(), device, &run.samples().join(format!("{:07}.png", 0)))?;
+    }
+    if let Some(base) = &base {
+        progress.say(&format!("validation base: {}", base.text));
+    }
     progress.begin_row();
 
     while position.step < settings.steps && !is_over(config, &position) {
@@ -309,6 +316,13 @@ fn go_on(
             progress.say(&format!("stopped and saved at step {}", position.step));
             return Ok(Outcome { position, finished: false });
         }
+    }
+    if let Some(base) = base.filter(|base| base.quality >= position.best) {
+        progress.say(&format!(
+            "warning: no step is better on validation than the base, {}: this run has brought nothing, the base is the \
+             model to use",
+            base.text
+        ));
     }
     Ok(Outcome { position, finished: true })
 }

@@ -218,13 +218,21 @@ impl Validation {
             Scores::mean(&of_task.map(|(_, scores)| *scores).collect::<Vec<_>>())
         };
         let count = self.counts[task];
+        let matched = if config.data.matches_intensity(config.tasks[task]) {
+            "; before, gain and offset of the reference were fitted to its input, so that what is not affine is not \
+             what mdr-train evaluate says"
+        } else {
+            ""
+        };
         serde_json::json!({
             "data": count.describe(task, config, entries),
             "images": self.pairs.iter().filter(|pair| pair.task == task).count(),
             "pairs": count.pairs,
             "simulated_windows": count.simulated_windows,
-            "protocol": "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM window; \
-                         affine: after fitting gain and offset",
+            "protocol": format!(
+                "reference scaled by its percentiles 0.1 and 99.9, data range 1, uniform 7x7 SSIM window; affine: after \
+                 fitting gain and offset; of planes of more than {LARGEST_SIDE} pixels a side, the middle{matched}"
+            ),
             "input": mean(input),
             "restored": mean(restored),
         })

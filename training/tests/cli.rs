@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -113,7 +114,14 @@ fn a_run_says_what_it_has_less_of_than_one_might_think() {
         std::fs::rename(from, to).unwrap();
     }
     let base = format!("base={}", folder.path().join("usual").display());
-    assert!(!said("goes-on", &[&base]).contains("warning"));
+    let on = said("goes-on", &[&base, "train.steps=60", "train.validate_every=30"]);
+    assert!(on.contains("validation base: ") && !on.contains("warning"), "{on}");
+    let nothing = said("nothing", &[&base, "train.learning_rate=1e-30", "train.final_learning_rate=1e-30"]);
+    assert!(nothing.contains("warning: no step is better on validation than the base"), "{nothing}");
+    let report = std::fs::read_to_string(folder.path().join("goes-on/report.html")).unwrap();
+    let names: BTreeSet<_> =
+        listed.lines().filter_map(|line| line.split('"').nth(3)).filter(|v| v.contains("high")).collect();
+    assert!(names.len() == 3 && names.iter().all(|name| report.contains(name)), "{names:?}");
     let wider = said("wider", &[&base, "net.features=8"]);
     assert!(wider.contains("warning: the network is the base's (") && wider.contains("features: 4"), "{wider}");
 }
