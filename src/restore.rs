@@ -862,16 +862,16 @@ impl Unit {
                 source.read_plane(plane, samples)?;
             }
             let fitted = fitted[plan.fitted(plane)];
-            let counts = fitted.within(LARGEST_NORMALIZED);
-            if !plan.all(samples, |value| counts.contains(&value)) {
-                if !samples.iter().any(|value| counts.contains(value)) && samples.iter().any(|value| value.is_finite())
-                {
+            let (least, most) = fitted.within(LARGEST_NORMALIZED).into_inner();
+            let counts = |value: f32| value >= least && value <= most;
+            if !plan.all(samples, counts) {
+                if !samples.iter().any(|&value| counts(value)) && samples.iter().any(|value| value.is_finite()) {
                     return Err(Error::Inference(format!(
                         "every pixel of a plane is beyond {LARGEST_NORMALIZED:e} once it is normalised: the model's \
                          normalisation does not suit the image"
                     )));
                 }
-                for (at, value) in samples.iter_mut().enumerate().filter(|(_, value)| !counts.contains(value)) {
+                for (at, value) in samples.iter_mut().enumerate().filter(|(_, value)| !counts(**value)) {
                     unit.not_counted.push((i * len + at, *value));
                     *value = f32::NAN;
                 }

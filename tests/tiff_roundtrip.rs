@@ -573,6 +573,11 @@ fn a_unit_that_is_not_known_keeps_its_numbers() {
         let back = read_tiff(folder.path("a.tif")).unwrap();
         assert_eq!((back.info.pixel_size_um, back.info.extra.other_grid), (Some(0.5), None));
     }
+    // A printer's resolution.
+    let page = Page::plain(1, 1, &[1]).text("ImageJ=1.53t\n").with(282, Value::Rational(72, 1));
+    let grid = |page: Page| read_bytes(&build(&[page], false, false)).unwrap().info.extra.other_grid;
+    assert_eq!(grid(page.clone().with(296, Value::Short(2))), None);
+    assert_eq!(grid(page.with(296, Value::Short(1))).unwrap().pixels_per_unit, [1.0, 72.0]);
 }
 
 #[test]

@@ -96,7 +96,10 @@ impl TiffReader {
             }
         }
         if let Some(description) = imagej_description {
-            let sides = [tag::Y_RESOLUTION, tag::X_RESOLUTION].map(|tag| file.rational(&directory, tag).unwrap_or(1.0));
+            // A resolution of inches or centimetres has a unit of its own.
+            let own_unit = matches!(file.value(&directory, tag::RESOLUTION_UNIT)?, Some(2 | 3));
+            let sides = [tag::Y_RESOLUTION, tag::X_RESOLUTION]
+                .map(|tag| file.rational(&directory, tag).filter(|_| !own_unit).unwrap_or(1.0));
             metadata.extra.other_grid = description.other_grid(sides);
             metadata.extra.imagej = description.carried();
         }
