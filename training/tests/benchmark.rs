@@ -332,6 +332,8 @@ fn shipped_tables_are_right() {
     }
     assert!(counts[0] < counts[1], "{counts:?}");
     let results = plan(&Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/figure3.toml"), folder.path()).unwrap();
+    let own = plan(&Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/own-pairs-table.toml"), folder.path()).unwrap();
+    assert_eq!((own.groups.len(), own.cells.len()), (3, 5), "input and built-in once, three seeds");
     let boxes: BTreeSet<_> = results.groups.iter().filter_map(|group| group.figure.as_deref()).collect();
     assert_eq!(boxes, BTreeSet::from(["real pairs only", "+ separate GANs", "+ CIN-GAN"]));
 }
