@@ -236,8 +236,8 @@ pub(super) fn sort_labels(extra: &mut Extra, pages: &[usize]) {
     });
 }
 
-/// Leaves what belongs to one channel of an image of this shape: Info and properties of the image, its labels, range and lookup table.
-/// Selections and overlays stay.
+/// Leaves what belongs to one channel of an image of this shape: Info and properties of the image, its labels, range and
+/// lookup table. Selections and overlays stay.
 pub(crate) fn keep_channel(extra: &mut Extra, channel: usize, shape: Shape) {
     if shape.c == 1 {
         return;
